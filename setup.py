@@ -1,0 +1,76 @@
+"""The table of kernel builds and their flags; everything else is in pyproject.toml."""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "freethreading_compatible": True,  # one module without it turns the GIL back on for the process
+}
+FLAGS = [
+    "-O3",
+    "-ffp-contract=off",  # fused multiply-adds would give each build other bits
+    "-fno-math-errno",  # lets sqrt vectorize; changes no value
+    "-fno-trapping-math",  # lets comparisons vectorize; changes no value
+]
+# Only GCC and Clang on x86-64 build more than the baseline.
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
+LEVELS = {"baseline": "x86-64-v2", "avx2": "x86-64-v3", "avx512": "x86-64-v4"} if IS_X86 else {"baseline": None}
+
+
+class BuildKernels(build_ext):
+    """Builds with OpenMP where the compiler has it, else warns and builds a serial library."""
+
+    def build_extensions(self):
+        self.parallel = self.parallel or os.cpu_count()
+        if self.compiler.compiler_type == "msvc":
+            warnings.warn("cbnorm is built without OpenMP and runs on one thread", stacklevel=1)
+        else:
+            openmp = ["-fopenmp"] if self.has_openmp() else []
+            for extension in self.extensions:
+                extension.extra_compile_args += FLAGS + openmp
+                extension.extra_link_args += openmp
+        super().build_extensions()
+
+    def has_openmp(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "openmp.c")
+            source.write_text("#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n")
+            command = [*self.compiler.linker_so, "-fopenmp", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
+            found = subprocess.run(command, capture_output=True).returncode == 0
+        if not found:
+            warnings.warn("no OpenMP found: cbnorm is built without it and runs on one thread", stacklevel=1)
+        return found
+
+
+def kernel(name, level):
+    return Extension(
+        f"cbnorm._kernels.{name}",
+        [f"src/cbnorm/_kernels/{name}.pyx"],
+        depends=[str(path) for path in Path("src/cbnorm/_kernels").glob("*.pxi")],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=[f"-march={level}"] if level else [],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [Extension("cbnorm._cpu", ["src/cbnorm/_cpu.pyx"])] + [kernel(*build) for build in LEVELS.items()],
+        compiler_directives=DIRECTIVES,
+    ),
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,163 @@
+"""The only input checks: every argument is seen here, before anything is computed or written.
+
+Each function returns what the kernels take, or raises a ValueError or TypeError that names the argument,
+what was expected and what came.
+"""
+
+import math
+import operator
+from numbers import Real
+
+import numpy as np
+
+FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
+
+
+def as_numbers(name, value):
+    """Any array or nested sequence of real numbers as an ndarray, not copied if it is one."""
+    if type(value) is np.ndarray and (value.dtype is FLOAT32 or value.dtype is FLOAT64):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill or drop its values)")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(
+            f"{name}: expected real numbers of at most 64 bits (float16, float32, float64, integers), "
+            f"got dtype {array.dtype}"
+        )
+    return array
+
+
+def as_batch(x):
+    """An array that has a channel axis and at least one other."""
+    array = as_numbers("x", x)
+    if array.ndim < 2:
+        raise ValueError(f"x: expected at least 2 dimensions, got shape {array.shape}")
+    return array
+
+
+def as_result(values, dtype, out):
+    """Computed values in the dtype of the results, and in `out` if there is one."""
+    if values.dtype == dtype:
+        return values
+    if out is None:
+        return values.astype(dtype)
+    out[...] = values
+    return out
+
+
+def float_dtypes(array):
+    """The dtype to compute in, and that of the results: float16 is computed in float32, integers in float64."""
+    dtype = array.dtype
+    if dtype.kind != "f":
+        return FLOAT64, FLOAT64
+    if dtype.itemsize == 2:
+        return FLOAT32, FLOAT16
+    return (FLOAT32, FLOAT32) if dtype.itemsize == 4 else (FLOAT64, FLOAT64)
+
+
+def contiguous(array, dtype):
+    """The array itself if the kernels can read it as it is, else a copy that is the caller's to overwrite."""
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned:
+        return array
+    return np.array(array, dtype=dtype, order="C", subok=False)
+
+
+def check_axis(axis, ndim):
+    """A channel axis as 0 to ndim - 1."""
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis: expected an integer, got {axis!r}") from None
+    if not -ndim <= index < ndim:
+        raise ValueError(f"axis: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {index}")
+    return index % ndim
+
+
+def split_shape(shape, axis):
+    """Any array as (outer, channels, inner)."""
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def check_parameter(name, value, shape, dtype):
+    """`gamma`, `beta` or a moving statistic: contiguous, in the dtype wanted; None stays None."""
+    if value is None:
+        return None
+    array = as_numbers(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return contiguous(array, dtype)
+
+
+def check_number(name, value, low, high):
+    """A real number from low to high."""
+    if type(value) is not float:
+        if not isinstance(value, Real):
+            raise TypeError(f"{name}: expected a number, got {value!r}")
+        value = float(value)
+    if not low <= value <= high:  # NaN too
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    return value
+
+
+def check_eps(eps):
+    """The small number added to the variance."""
+    return check_number("eps", eps, 0.0, 1.7976931348623157e308)
+
+
+def check_choice(name, value, choices):
+    """One of a few values, such as a mode."""
+    for choice in choices:
+        if type(value) is type(choice) and value == choice:
+            return choice
+    raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_need(need):
+    """Which of dx, dgamma, dbeta are wanted."""
+    try:
+        wanted = tuple(need)
+    except TypeError:
+        raise TypeError(f"need: expected three bools, got {need!r}") from None
+    if len(wanted) != 3 or not all(isinstance(want, bool | np.bool_) for want in wanted):
+        raise ValueError(f"need: expected three bools, for dx, dgamma and dbeta, got {need!r}")
+    return wanted
+
+
+def check_out(out, shape, dtype, may_be, inputs):
+    """An array for the results. It may be the input named `may_be`, and overlap no other."""
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected an array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    flags = out.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise ValueError(
+            "out: expected a C-contiguous, aligned and writeable array, "
+            f"got strides {out.strides}, aligned {flags.aligned}, writeable {flags.writeable}"
+        )
+    for name, array in inputs.items():
+        if array is None or not np.shares_memory(out, array):
+            continue
+        if name == may_be and same_memory(out, array):
+            continue
+        raise ValueError(f"out: expected memory of its own{f' or {may_be} itself' if may_be else ''}, got some of {name}")
+    return out
+
+
+def same_memory(a, b):
+    """Whether two arrays are the same numbers in the same place."""
+    return a is b or (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.__array_interface__["data"] == b.__array_interface__["data"]
+    )

@@ -1,0 +1,62 @@
+"""`show_config`: what was built, what runs here, how many threads."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from cbnorm import _kernels
+from cbnorm._threads import get_num_threads
+
+
+def cpu_model():
+    """The processor's name as its maker gives it, where the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def show_config(mode: str = "stdout") -> dict | None:
+    """Print the kernel build in use, the CPU, OpenMP and the number of threads.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        "dicts" returns a dict instead, as `numpy.show_config` does.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither.
+
+    Examples
+    --------
+    >>> import cbnorm
+    >>> sorted(cbnorm.show_config("dicts"))
+    ['builds', 'cbnorm', 'cpu', 'kernels', 'numpy', 'openmp', 'threads']
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
+    config = {
+        "cbnorm": version("cbnorm"),
+        "numpy": np.__version__,
+        "cpu": cpu_model(),
+        "kernels": _kernels.active_name,
+        "builds": list(_kernels.BUILDS),
+        "openmp": _kernels.active.openmp,
+        "threads": get_num_threads(),
+    }
+    if mode == "dicts":
+        return config
+    for name, value in config.items():
+        print(f"{name:8} {', '.join(value) if isinstance(value, list) else value}")
+    return None

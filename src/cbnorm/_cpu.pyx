@@ -1,0 +1,36 @@
+# What this CPU can run: the names of the kernel builds, slowest first.
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    #define CBNORM_X86 1
+    /* The builtin takes literals only. */
+    #define CBNORM_HAS_V2 (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))
+    #define CBNORM_HAS_V3 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") \\
+        && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
+    #define CBNORM_HAS_V4 (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") \\
+        && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") \\
+        && __builtin_cpu_supports("avx512vl"))
+    #else
+    #define CBNORM_X86 0
+    #define CBNORM_HAS_V2 0
+    #define CBNORM_HAS_V3 0
+    #define CBNORM_HAS_V4 0
+    #endif
+    """
+    const bint CBNORM_X86
+    bint CBNORM_HAS_V2
+    bint CBNORM_HAS_V3
+    bint CBNORM_HAS_V4
+
+
+def supported_builds():
+    """The builds that this CPU runs, the fastest last; other architectures have the baseline alone."""
+    builds = []
+    if not CBNORM_X86 or CBNORM_HAS_V2:
+        builds.append("baseline")
+    if CBNORM_HAS_V3:
+        builds.append("avx2")
+    if CBNORM_HAS_V3 and CBNORM_HAS_V4:
+        builds.append("avx512")
+    return builds

@@ -1,0 +1,304 @@
+# The walk over (rows, channels): each column is a channel.
+#
+# Design
+# A. Narrow rows are folded: `fold` rows side by side make one row of `width` = fold * channels columns, so
+#    that one channel or three fill the vector lanes too. Rows that do not fill a folded row are its tail.
+# B. Rows are cut into chunks and columns into tiles, by shape alone. Each (chunk, tile) is a task with sums
+#    of its own, and sums merge in the order of the chunks: the same bits for any number of threads.
+# C. A thread takes the same tasks in the second pass as in the first, last one first: what it read last is
+#    still in its cache.
+
+from cython.parallel cimport parallel, prange
+from libc.string cimport memcpy, memset
+
+cdef enum:
+    LEAST_CHUNK = 256   # rows; partial sums then take at most 2.5% of the memory of a float32 array
+    MOST_CHUNKS = 64
+    SLAB = 8            # rows that pass through a buffer at once
+
+
+cdef struct Columns:
+    Py_ssize_t channels
+    Py_ssize_t fold
+    Py_ssize_t longer   # how many of the folded columns of a channel have one value more, in the tail
+    Py_ssize_t width    # columns of the folded array
+    Py_ssize_t height   # its whole rows
+    Py_ssize_t tail     # numbers after them
+    Py_ssize_t chunk    # rows of a chunk
+    Py_ssize_t chunks   # of whole rows; the tail is one more
+    Py_ssize_t tiles
+    Py_ssize_t tasks
+
+
+cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels) noexcept nogil:
+    cdef Columns lay
+    lay.channels = channels
+    lay.fold = max(1, min(TILE // channels, rows // 16))
+    lay.longer = rows % lay.fold
+    lay.width = lay.fold * channels
+    lay.height = rows // lay.fold
+    lay.tail = lay.longer * channels
+    lay.chunks = min(MOST_CHUNKS, (lay.height + LEAST_CHUNK - 1) // LEAST_CHUNK)
+    lay.chunk = (lay.height + lay.chunks - 1) // lay.chunks
+    lay.chunks = (lay.height + lay.chunk - 1) // lay.chunk
+    lay.tiles = (lay.width + TILE - 1) // TILE
+    lay.tasks = (lay.chunks + (lay.tail > 0)) * lay.tiles
+    return lay
+
+
+cdef struct Task:
+    Py_ssize_t chunk
+    Py_ssize_t left     # first column
+    Py_ssize_t width    # columns; none are left for the tail's last tiles
+    Py_ssize_t start    # where its numbers begin
+    Py_ssize_t height   # rows
+
+
+cdef inline Task columns_task(const Columns *lay, Py_ssize_t number) noexcept nogil:
+    cdef Task task
+    cdef Py_ssize_t top, right
+    task.chunk = number // lay.tiles
+    task.left = number % lay.tiles * TILE
+    if task.chunk < lay.chunks:
+        top = task.chunk * lay.chunk
+        task.height = min(lay.chunk, lay.height - top)
+        right = lay.width
+    else:
+        top = lay.height
+        task.height = 1
+        right = lay.tail
+    task.start = top * lay.width + task.left
+    task.width = max(0, min(<Py_ssize_t>TILE, right - task.left))
+    return task
+
+
+cdef inline Py_ssize_t share(Py_ssize_t work, Py_ssize_t thread, Py_ssize_t threads) noexcept nogil:
+    """Where a thread's share of the work begins; it ends where the next thread's begins."""
+    return work * thread // threads
+
+
+# Forward
+
+cdef void collect_columns(
+    const floating *x, const Columns *lay, int thread, int threads,
+    double *partial,            # OUT (chunks, 3, width): mean, mean_lo, m2
+) noexcept nogil:
+    cdef double mean[TILE]
+    cdef double mean_lo[TILE]
+    cdef double m2[TILE]
+    cdef double *sums
+    cdef Py_ssize_t number, done, height, width = lay.width
+    cdef Task task
+    for number in range(share(lay.tasks, thread, threads), share(lay.tasks, thread + 1, threads)):
+        task = columns_task(lay, number)
+        if task.width == 0:
+            continue
+        sums = partial + task.chunk * 3 * width + task.left
+        height = min(<Py_ssize_t>BLOCK, task.height)
+        column_moments(x + task.start, width, height, task.width, sums, sums + width, sums + 2 * width)
+        done = height
+        while done < task.height:
+            height = min(<Py_ssize_t>BLOCK, task.height - done)
+            column_moments(x + task.start + done * width, width, height, task.width, mean, mean_lo, m2)
+            merge_columns(done, sums, sums + width, sums + 2 * width, height, mean, mean_lo, m2, task.width)
+            done += height
+
+
+cdef void merge_partial_moments(
+    const Columns *lay, double *partial, const Channels *channels, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """The moments of channels first to last - 1: over the chunks, the tail, the folded columns."""
+    cdef Py_ssize_t chunk, width = lay.width, right = last if lay.fold == 1 else width, fold, channel_count
+    cdef double *mean = partial + first
+    cdef double *other
+    for chunk in range(1, lay.chunks + (lay.tail > 0)):
+        other = partial + chunk * 3 * width + first
+        if chunk == lay.chunks:
+            merge_columns(lay.height, mean, mean + width, mean + 2 * width,
+                          1, other, other + width, other + 2 * width, lay.tail)
+        else:
+            merge_columns(chunk * lay.chunk, mean, mean + width, mean + 2 * width,
+                          min(lay.chunk, lay.height - chunk * lay.chunk), other, other + width, other + 2 * width,
+                          right - first)
+    for fold in range(1, lay.fold):
+        other = partial + fold * lay.channels
+        merge_columns(fold * lay.height + min(fold, lay.longer), partial, partial + width, partial + 2 * width,
+                      lay.height + (fold < lay.longer), other, other + width, other + 2 * width, lay.channels)
+    memcpy(channels.mean + first, mean, (last - first) * sizeof(double))
+    memcpy(channels.mean_lo + first, mean + width, (last - first) * sizeof(double))
+    memcpy(channels.m2 + first, mean + 2 * width, (last - first) * sizeof(double))
+
+
+cdef void repeat_factors(const Columns *lay, floating *factors, int kinds) noexcept nogil:
+    """Folded columns have the factors of their channel."""
+    cdef Py_ssize_t kind, fold
+    for kind in range(kinds):
+        for fold in range(1, lay.fold):
+            memcpy(factors + kind * lay.width + fold * lay.channels, factors + kind * lay.width,
+                   lay.channels * sizeof(floating))
+
+
+cdef void prepare_columns_forward(
+    const Columns *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t first = share(lay.channels, thread, threads)
+    cdef Py_ssize_t last = share(lay.channels, thread + 1, threads)
+    if channels.m2 == NULL:
+        use_given(channels, moving, first, last)
+    else:
+        merge_partial_moments(lay, partial, channels, first, last)
+        use_batch(channels, moving, first, last)
+    if factors != NULL:
+        prepare_normalize(channels, gamma, beta, factors, lay.width, first, last)
+        repeat_factors(lay, factors, 4)
+
+
+cdef void normalize_columns(
+    const floating *x, floating *y, const Columns *lay, const floating *factors, int thread, int threads
+) noexcept nogil:
+    cdef floating buffer[SLAB * TILE]
+    cdef Py_ssize_t number, top, start, height, width = lay.width
+    cdef const floating *mean_hi
+    cdef Task task
+    for number in range(share(lay.tasks, thread + 1, threads) - 1, share(lay.tasks, thread, threads) - 1, -1):
+        task = columns_task(lay, number)
+        mean_hi = factors + task.left
+        start = task.start
+        top = 0
+        while top < task.height:
+            height = min(<Py_ssize_t>SLAB, task.height - top)
+            normalize_tile(x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
+                           mean_hi + 3 * width, &buffer[0] if y == x else y + start, TILE if y == x else width)
+            if y == x:
+                write_slab(buffer, y + start, width, height, task.width)
+            top += height
+            start += height * width
+
+
+cdef inline void write_slab(
+    const floating *buffer, floating *y, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width
+) noexcept nogil:
+    """Results in place: the kernels do not write where they read."""
+    cdef Py_ssize_t i
+    for i in range(height):
+        memcpy(y + i * stride, buffer + i * TILE, width * sizeof(floating))
+
+
+cdef void columns_forward(
+    const floating *x,          # IN (rows, channels)
+    floating *y,                # OUT (rows, channels); may be x; NULL: only the statistics are wanted
+    const Columns *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta,
+    double *partial, floating *factors, int threads,
+) noexcept nogil:
+    cdef int thread, few = threads if lay.fold == 1 else 1
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        if channels.m2 != NULL:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                collect_columns(x, lay, thread, threads, partial)
+        for thread in prange(few, schedule="static", chunksize=1):
+            prepare_columns_forward(lay, channels, moving, gamma, beta, partial, factors, thread, few)
+        if y != NULL:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                normalize_columns(x, y, lay, factors, thread, threads)
+
+
+# Backward
+
+cdef void collect_columns_gradients(
+    const floating *dout, const floating *x, const Columns *lay, const double *mean, int thread, int threads,
+    double *partial,            # OUT (chunks, 2, width): Σ dout, Σ dout·(x - mean)
+) noexcept nogil:
+    cdef double *sums
+    cdef Py_ssize_t number, width = lay.width
+    cdef Task task
+    for number in range(share(lay.tasks, thread, threads), share(lay.tasks, thread + 1, threads)):
+        task = columns_task(lay, number)
+        sums = partial + task.chunk * 2 * width + task.left
+        memset(sums, 0, task.width * sizeof(double))
+        memset(sums + width, 0, task.width * sizeof(double))
+        add_gradients(dout + task.start, offset(x, task.start), width, task.height, task.width,
+                      mean + task.left, sums, sums + width)
+
+
+cdef void add_columns(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(size):
+        total[j] += other[j]
+
+
+cdef void prepare_columns_backward(
+    const Columns *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
+    double *partial, floating *factors, int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t chunk, fold, kind, width = lay.width
+    cdef Py_ssize_t first = share(lay.channels, thread, threads)
+    cdef Py_ssize_t last = share(lay.channels, thread + 1, threads)
+    cdef Py_ssize_t right
+    if partial != NULL:
+        for kind in range(2):
+            for chunk in range(1, lay.chunks + (lay.tail > 0)):
+                right = lay.tail if chunk == lay.chunks else last if lay.fold == 1 else width
+                add_columns(partial + kind * width + first, partial + (2 * chunk + kind) * width + first, right - first)
+            for fold in range(1, lay.fold):
+                add_columns(partial + kind * width, partial + kind * width + fold * lay.channels, lay.channels)
+        finish_gradients(channels, partial, partial + width, dgamma, dbeta, first, last)
+    if factors != NULL:
+        prepare_gradient(channels, gamma, partial, partial + width, factors, width, first, last)
+        repeat_factors(lay, factors, 5)
+
+
+cdef void differentiate_columns(
+    const floating *dout, const floating *x, floating *dx, const Columns *lay, const floating *factors,
+    int thread, int threads,
+) noexcept nogil:
+    cdef floating buffer[SLAB * TILE]
+    cdef Py_ssize_t number, top, start, height, width = lay.width
+    cdef const floating *mean_hi
+    cdef Task task
+    for number in range(share(lay.tasks, thread + 1, threads) - 1, share(lay.tasks, thread, threads) - 1, -1):
+        task = columns_task(lay, number)
+        mean_hi = factors + task.left
+        start = task.start
+        top = 0
+        while top < task.height:
+            height = min(<Py_ssize_t>SLAB, task.height - top)
+            input_gradient_tile(
+                dout + start, x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
+                mean_hi + 3 * width, mean_hi + 4 * width,
+                &buffer[0] if dx == dout else dx + start, TILE if dx == dout else width)
+            if dx == dout:
+                write_slab(buffer, dx + start, width, height, task.width)
+            top += height
+            start += height * width
+
+
+cdef void columns_backward(
+    const floating *dout,       # IN (rows, channels)
+    const floating *x,          # IN (rows, channels); NULL: dgamma is not wanted
+    floating *dx,               # OUT (rows, channels); may be dout; NULL: not wanted
+    const Columns *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
+    double *partial, floating *factors, int threads,
+) noexcept nogil:
+    cdef double folded_mean[TILE]
+    cdef double *mean = channels.mean
+    cdef int thread, fold, few = threads if lay.fold == 1 else 1
+    cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
+    if lay.fold > 1:
+        mean = folded_mean
+        for fold in range(lay.fold):
+            memcpy(mean + fold * lay.channels, channels.mean, lay.channels * sizeof(double))
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        if sums_wanted:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                collect_columns_gradients(dout, x, lay, mean, thread, threads, partial)
+        for thread in prange(few, schedule="static", chunksize=1):
+            prepare_columns_backward(
+                lay, channels, gamma, dgamma, dbeta, partial if sums_wanted else NULL, factors, thread, few)
+        if dx != NULL:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                if channels.m2 != NULL:
+                    differentiate_columns(dout, x, dx, lay, factors, thread, threads)
+                else:
+                    normalize_columns(dout, dx, lay, factors, thread, threads)

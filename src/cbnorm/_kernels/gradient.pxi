@@ -1,0 +1,99 @@
+# dbeta = Σ dout;  dgamma = Σ dout·xhat = inv_std Σ dout·(x - mean);
+# dx = (gamma·inv_std / M) (M·dout - xhat·dgamma - dbeta), computed as
+# dx = ((dout - (x - mean)·slope) - offset) · scale,
+#      with slope = inv_std·dgamma / M, offset = dbeta / M, scale = gamma·inv_std.
+# With given statistics (test mode) slope and offset are 0.
+
+cdef void add_gradients(
+    const floating *restrict dout,      # IN (height, width)
+    const floating *restrict x,         # IN (height, width), or NULL: only dout is summed
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t width,
+    const double *restrict mean,        # IN (width)
+    double *restrict total,             # INOUT (width) Σ dout
+    double *restrict product,           # INOUT (width) Σ dout·(x - mean)
+) noexcept nogil:
+    """Sums over the rows of a tile, four rows at a time."""
+    cdef Py_ssize_t i, j
+    cdef const floating *row
+    cdef const floating *grad
+    cdef double a, b, c, d, m
+    for i in range(height // 4):
+        grad = dout + 4 * i * stride
+        for j in range(width):
+            a = grad[j]
+            b = grad[stride + j]
+            c = grad[2 * stride + j]
+            d = grad[3 * stride + j]
+            total[j] += (a + b) + (c + d)
+        if x != NULL:
+            row = x + 4 * i * stride
+            for j in range(width):
+                m = mean[j]
+                product[j] += ((grad[j] * (row[j] - m) + grad[stride + j] * (row[stride + j] - m))
+                               + (grad[2 * stride + j] * (row[2 * stride + j] - m)
+                                  + grad[3 * stride + j] * (row[3 * stride + j] - m)))
+    for i in range(height // 4 * 4, height):
+        grad = dout + i * stride
+        for j in range(width):
+            total[j] += grad[j]
+        if x != NULL:
+            row = x + i * stride
+            for j in range(width):
+                product[j] += grad[j] * (row[j] - mean[j])
+
+
+cdef inline floating input_gradient(
+    floating dout, floating x, floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset
+) noexcept nogil:
+    return ((dout - ((x - mean_hi) - mean_lo) * slope) - offset) * scale
+
+
+cdef void input_gradient_tile(
+    const floating *restrict dout,      # IN (height, width)
+    const floating *restrict x,         # IN (height, width)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t width,
+    const floating *restrict mean_hi,   # IN (width), as are the next four
+    const floating *restrict mean_lo,
+    const floating *restrict scale,
+    const floating *restrict slope,
+    const floating *restrict offset,
+    floating *restrict dx,              # OUT (height, width)
+    Py_ssize_t dx_stride,
+) noexcept nogil:
+    """Each column has its own statistics. Two rows at a time share their loads."""
+    cdef Py_ssize_t i, j
+    cdef const floating *row
+    cdef const floating *grad
+    cdef floating *out
+    for i in range(height // 2):
+        grad = dout + 2 * i * stride
+        row = x + 2 * i * stride
+        out = dx + 2 * i * dx_stride
+        for j in range(width):
+            out[j] = input_gradient(
+                grad[j], row[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+            out[dx_stride + j] = input_gradient(
+                grad[stride + j], row[stride + j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+    if height % 2:
+        grad = dout + (height - 1) * stride
+        row = x + (height - 1) * stride
+        out = dx + (height - 1) * dx_stride
+        for j in range(width):
+            out[j] = input_gradient(grad[j], row[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+
+
+cdef void input_gradient_run(
+    const floating *restrict dout,      # IN (size)
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
+    floating *restrict dx,              # OUT (size)
+) noexcept nogil:
+    """One mean and scale for all."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        dx[i] = input_gradient(dout[i], x[i], mean_hi, mean_lo, scale, slope, offset)

@@ -1,0 +1,152 @@
+# What Python sees of a kernel build. Each function picks the dtype and the walk, and holds the workspace.
+# Shapes, dtypes and overlaps were checked in _arrays.py; arrays are C-contiguous float32 or float64.
+
+from cython cimport floating
+from libc.stdlib cimport free, malloc
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+include "statistics.pxi"
+include "normalize.pxi"
+include "gradient.pxi"
+include "channels.pxi"
+include "columns.pxi"
+include "planes.pxi"
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #define CBNORM_OPENMP 1
+    #else
+    #define CBNORM_OPENMP 0
+    #endif
+    """
+    const bint CBNORM_OPENMP
+
+openmp = bool(CBNORM_OPENMP)
+
+cdef enum:
+    GRAIN = 32768   # numbers below which another thread does not pay
+
+
+cdef inline void *data(object array) noexcept:
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
+    return <int>max(1, min(threads, numbers // GRAIN))
+
+
+def batchnorm_forward(
+    cnp.ndarray x not None,     # (outer, channels, inner)
+    y,                          # the same, may be x; None: only the statistics are wanted
+    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+    gamma, beta,                # (channels), in the dtype of x, or None
+    double eps,
+    moving_mean, moving_var,    # (channels), float64, or None; changed in place in training
+    double momentum, double ddof,
+    bint given,                 # test mode
+    cnp.ndarray statistics not None,    # OUT (4, channels), float64: mean, mean_lo, m2, inv_std
+    int threads,
+):
+    cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, eps, given)
+    cdef Moving moving = Moving(
+        momentum=momentum, ddof=ddof, mean=<double *>data(moving_mean), var=<double *>data(moving_var))
+    threads = threads_for(outer * channels * inner, threads)
+    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
+        forward(<const float *>data(x), <float *>data(y), outer, inner, &seen, &moving,
+                <const float *>data(gamma), <const float *>data(beta), threads)
+    else:
+        forward(<const double *>data(x), <double *>data(y), outer, inner, &seen, &moving,
+                <const double *>data(gamma), <const double *>data(beta), threads)
+
+
+cdef int forward(
+    const floating *x, floating *y, Py_ssize_t outer, Py_ssize_t inner, const Channels *channels,
+    const Moving *moving, const floating *gamma, const floating *beta, int threads,
+) except -1:
+    cdef Columns columns
+    cdef Planes planes
+    cdef double *partial
+    cdef floating *factors
+    if inner == 1:
+        columns = lay_columns(outer, channels.channels)
+        partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
+        factors = <floating *>malloc(4 * columns.width * sizeof(floating))
+    else:
+        planes = lay_planes(outer, channels.channels, inner)
+        partial = <double *>malloc(planes.channels * planes.chunks * 4 * sizeof(double))
+        factors = <floating *>malloc(4 * planes.channels * sizeof(floating))
+    if partial == NULL or factors == NULL:
+        free(partial)
+        free(factors)
+        raise MemoryError("no memory for the sums of a call")
+    with nogil:
+        if inner == 1:
+            columns_forward(x, y, &columns, channels, moving, gamma, beta, partial, factors, threads)
+        else:
+            planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, threads)
+    free(partial)
+    free(factors)
+
+
+def batchnorm_backward(
+    cnp.ndarray dout not None,  # (outer, channels, inner)
+    x,                          # the same; None where neither dgamma nor a training-mode dx is wanted
+    dx,                         # the same, may be dout; None: not wanted
+    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+    gamma,                      # (channels), in the dtype of dout, or None
+    dgamma, dbeta,              # OUT (channels), in the dtype of dout, or None
+    bint given,                 # test mode
+    cnp.ndarray statistics not None,    # IN (4, channels) as the forward pass left it
+    int threads,
+):
+    cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, 0, given)
+    threads = threads_for(outer * channels * inner, threads)
+    if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
+        backward(<const float *>data(dout), <const float *>data(x), <float *>data(dx), outer, inner, &seen,
+                 <const float *>data(gamma), <float *>data(dgamma), <float *>data(dbeta), threads)
+    else:
+        backward(<const double *>data(dout), <const double *>data(x), <double *>data(dx), outer, inner, &seen,
+                 <const double *>data(gamma), <double *>data(dgamma), <double *>data(dbeta), threads)
+
+
+cdef int backward(
+    const floating *dout, const floating *x, floating *dx, Py_ssize_t outer, Py_ssize_t inner,
+    const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta, int threads,
+) except -1:
+    cdef Columns columns
+    cdef Planes planes
+    cdef double *partial
+    cdef floating *factors
+    if inner == 1:
+        columns = lay_columns(outer, channels.channels)
+        partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
+        factors = <floating *>malloc(5 * columns.width * sizeof(floating))
+    else:
+        planes = lay_planes(outer, channels.channels, inner)
+        partial = <double *>malloc(planes.channels * (planes.chunks + 1) * 2 * sizeof(double))
+        factors = <floating *>malloc(5 * planes.channels * sizeof(floating))
+    if partial == NULL or factors == NULL:
+        free(partial)
+        free(factors)
+        raise MemoryError("no memory for the sums of a call")
+    with nogil:
+        if inner == 1:
+            columns_backward(dout, x, dx, &columns, channels, gamma, dgamma, dbeta, partial, factors, threads)
+        else:
+            planes_backward(dout, x, dx, &planes, channels, gamma, dgamma, dbeta, partial, factors, threads)
+    free(partial)
+    free(factors)
+
+
+def any_negative(cnp.ndarray values not None):
+    """Whether a C-contiguous float64 array holds a number below 0; NaN is none."""
+    cdef const double *numbers = <const double *>data(values)
+    cdef Py_ssize_t i
+    cdef bint found = False
+    for i in range(values.size):
+        found |= numbers[i] < 0
+    return found

@@ -1,0 +1,338 @@
+# The walk over (outer, channels, inner): a channel is `outer` runs of `inner` neighbouring numbers.
+#
+# Design
+# A. A channel is cut into tiles: short runs are the rows of a tile, as they lie; a long run is cut into
+#    tiles of rows of LANES numbers, the last row of its last tile incomplete.
+# B. A task is a chunk of a channel's tiles, with sums of its own; chunks depend on the shape alone and
+#    merge in order: the same bits for any number of threads.
+# C. Where a channel fits in a core's cache and there are enough of them, a thread does all of one channel
+#    before the next, so that the second pass reads from cache. Else all channels pass together.
+
+cdef enum:
+    CHUNK = 65536           # numbers of a task
+    FUSED_BYTES = 262144    # a channel up to this size is normalized right after it was read
+
+
+cdef struct Planes:
+    Py_ssize_t outer
+    Py_ssize_t channels
+    Py_ssize_t inner
+    Py_ssize_t tiles_per_run    # 0: a tile holds many short runs
+    Py_ssize_t tiles            # of a channel
+    Py_ssize_t chunk            # tiles of a task
+    Py_ssize_t chunks           # of a channel
+
+
+cdef Planes lay_planes(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
+    cdef Planes lay
+    cdef Py_ssize_t tile_size
+    lay.outer = outer
+    lay.channels = channels
+    lay.inner = inner
+    if inner <= TILE:
+        tile_size = BLOCK * inner
+        lay.tiles_per_run = 0
+        lay.tiles = (outer + BLOCK - 1) // BLOCK
+    else:
+        tile_size = min(<Py_ssize_t>BLOCK * LANES, inner)
+        lay.tiles_per_run = (inner + BLOCK * LANES - 1) // (BLOCK * LANES)
+        lay.tiles = outer * lay.tiles_per_run
+    lay.chunk = max(1, CHUNK // tile_size)
+    lay.chunks = (lay.tiles + lay.chunk - 1) // lay.chunk
+    return lay
+
+
+cdef struct Tile:
+    Py_ssize_t start    # where its numbers begin
+    Py_ssize_t stride
+    Py_ssize_t height   # whole rows
+    Py_ssize_t width
+    Py_ssize_t tail     # numbers of the incomplete row after them
+    Py_ssize_t size     # numbers in all
+
+
+cdef inline Tile planes_tile(const Planes *lay, Py_ssize_t channel, Py_ssize_t number) noexcept nogil:
+    cdef Tile tile
+    cdef Py_ssize_t outer, inner = 0
+    if lay.tiles_per_run == 0:
+        outer = number * BLOCK
+        tile.stride = lay.channels * lay.inner
+        tile.height = min(<Py_ssize_t>BLOCK, lay.outer - outer)
+        tile.width = lay.inner
+        tile.tail = 0
+        tile.size = tile.height * tile.width
+    else:
+        outer = number // lay.tiles_per_run
+        inner = number % lay.tiles_per_run * (BLOCK * LANES)
+        tile.stride = LANES
+        tile.size = min(<Py_ssize_t>BLOCK * LANES, lay.inner - inner)
+        tile.height = tile.size // LANES
+        tile.width = LANES
+        tile.tail = tile.size % LANES
+    tile.start = (outer * lay.channels + channel) * lay.inner + inner
+    return tile
+
+
+# Forward
+
+cdef void collect_plane_moments(
+    const floating *x, const Planes *lay, Py_ssize_t channel, Py_ssize_t chunk,
+    double *partial,            # OUT (channels, chunks, 4): count, mean, mean_lo, m2
+) noexcept nogil:
+    cdef double mean, mean_lo, m2
+    cdef double *sums = partial + (channel * lay.chunks + chunk) * 4
+    cdef Py_ssize_t number
+    cdef Tile tile
+    sums[0] = 0
+    for number in range(chunk * lay.chunk, min(lay.tiles, (chunk + 1) * lay.chunk)):
+        tile = planes_tile(lay, channel, number)
+        tile_moments(x + tile.start, tile.stride, tile.height, tile.width, tile.tail, &mean, &mean_lo, &m2)
+        add_moments(sums, tile.size, mean, mean_lo, m2)
+
+
+cdef inline void add_moments(double *sums, double count, double mean, double mean_lo, double m2) noexcept nogil:
+    """sums: count, mean, mean_lo, m2; nothing yet where count is 0."""
+    if sums[0] == 0:
+        sums[1] = mean
+        sums[2] = mean_lo
+        sums[3] = m2
+    else:
+        merge(sums[0], sums + 1, sums + 2, sums + 3, count, mean, mean_lo, m2)
+    sums[0] += count
+
+
+cdef void prepare_planes_forward(
+    const Planes *lay, const Channels *channels, const Moving *moving, const floating *gamma, const floating *beta,
+    double *partial, floating *factors, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    cdef double *sums
+    cdef double *other
+    if channels.m2 == NULL:
+        use_given(channels, moving, first, last)
+    else:
+        for channel in range(first, last):
+            sums = partial + channel * lay.chunks * 4
+            for chunk in range(1, lay.chunks):
+                other = sums + chunk * 4
+                add_moments(sums, other[0], other[1], other[2], other[3])
+            channels.mean[channel] = sums[1]
+            channels.mean_lo[channel] = sums[2]
+            channels.m2[channel] = sums[3]
+        use_batch(channels, moving, first, last)
+    if factors != NULL:
+        prepare_normalize(channels, gamma, beta, factors, lay.channels, first, last)
+
+
+cdef void normalize_chunk(
+    const floating *x, floating *y, const Planes *lay, const floating *factors, Py_ssize_t channel, Py_ssize_t chunk
+) noexcept nogil:
+    cdef floating buffer[BLOCK * LANES]
+    cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
+    cdef Tile tile
+    for number in range(min(lay.tiles, (chunk + 1) * lay.chunk) - 1, chunk * lay.chunk - 1, -1):
+        tile = planes_tile(lay, channel, number)
+        runs = tile.height if lay.tiles_per_run == 0 else 1
+        size = tile.size // runs
+        for run in range(runs):
+            start = tile.start + run * tile.stride
+            normalize_run(x + start, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
+                          factors[3 * channels + channel], &buffer[0] if y == x else y + start)
+            if y == x:
+                memcpy(y + start, buffer, size * sizeof(floating))
+
+
+cdef void planes_forward(
+    const floating *x,          # IN (outer, channels, inner)
+    floating *y,                # OUT (outer, channels, inner); may be x; NULL: only the statistics are wanted
+    const Planes *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta,
+    double *partial, floating *factors, int threads,
+) noexcept nogil:
+    cdef int thread
+    cdef bint fused = is_fused(lay, sizeof(floating), threads)
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        if fused:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, thread, threads)
+        else:
+            if channels.m2 != NULL:
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    collect_planes(x, lay, partial, thread, threads)
+            for thread in prange(threads, schedule="static", chunksize=1):
+                prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
+                                       share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
+            if y != NULL:
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    normalize_planes(x, y, lay, factors, thread, threads)
+
+
+cdef inline bint is_fused(const Planes *lay, size_t itemsize, int threads) noexcept nogil:
+    return (lay.channels >= 2 * threads and lay.inner >= LANES
+            and lay.outer * lay.inner * <Py_ssize_t>itemsize <= FUSED_BYTES)
+
+
+cdef void forward_fused(
+    const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
+        if channels.m2 != NULL:
+            for chunk in range(lay.chunks):
+                collect_plane_moments(x, lay, channel, chunk, partial)
+        prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, channel, channel + 1)
+        if y != NULL:
+            for chunk in range(lay.chunks - 1, -1, -1):
+                normalize_chunk(x, y, lay, factors, channel, chunk)
+
+
+cdef void collect_planes(
+    const floating *x, const Planes *lay, double *partial, int thread, int threads
+) noexcept nogil:
+    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
+    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
+        collect_plane_moments(x, lay, task % lay.channels, task // lay.channels, partial)
+
+
+cdef void normalize_planes(
+    const floating *x, floating *y, const Planes *lay, const floating *factors, int thread, int threads
+) noexcept nogil:
+    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
+    for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
+        normalize_chunk(x, y, lay, factors, task % lay.channels, task // lay.channels)
+
+
+# Backward
+
+cdef void collect_plane_gradients(
+    const floating *dout, const floating *x, const Planes *lay, double mean, Py_ssize_t channel, Py_ssize_t chunk,
+    double *partial,            # OUT (channels, chunks, 2): Σ dout, Σ dout·(x - mean)
+) noexcept nogil:
+    cdef double means[TILE]
+    cdef double total[TILE]
+    cdef double product[TILE]
+    cdef Py_ssize_t j, number, bottom, width = lay.inner if lay.tiles_per_run == 0 else LANES
+    cdef Tile tile
+    for j in range(width):
+        means[j] = mean
+        total[j] = 0
+        product[j] = 0
+    for number in range(chunk * lay.chunk, min(lay.tiles, (chunk + 1) * lay.chunk)):
+        tile = planes_tile(lay, channel, number)
+        bottom = tile.start + tile.height * tile.stride
+        add_gradients(dout + tile.start, offset(x, tile.start), tile.stride, tile.height, width,
+                      means, total, product)
+        add_gradients(dout + bottom, offset(x, bottom), tile.stride, 1, tile.tail,
+                      means, total, product)
+    partial[(channel * lay.chunks + chunk) * 2] = sum_in_place(total, width)
+    partial[(channel * lay.chunks + chunk) * 2 + 1] = sum_in_place(product, width)
+
+
+cdef void prepare_planes_backward(
+    const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
+    double *partial, floating *factors, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    """The channels' sums come to stand in the first two rows of `sums`, (2, channels), behind `partial`."""
+    cdef Py_ssize_t channel, chunk
+    cdef double *total
+    cdef double *product
+    if partial != NULL:
+        total = partial + lay.channels * lay.chunks * 2
+        product = total + lay.channels
+        for channel in range(first, last):
+            total[channel] = 0
+            product[channel] = 0
+            for chunk in range(channel * lay.chunks, (channel + 1) * lay.chunks):
+                total[channel] += partial[2 * chunk]
+                product[channel] += partial[2 * chunk + 1]
+        finish_gradients(channels, total, product, dgamma, dbeta, first, last)
+    if factors != NULL:
+        prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
+
+
+cdef void differentiate_chunk(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
+    Py_ssize_t channel, Py_ssize_t chunk,
+) noexcept nogil:
+    cdef floating buffer[BLOCK * LANES]
+    cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
+    cdef Tile tile
+    for number in range(min(lay.tiles, (chunk + 1) * lay.chunk) - 1, chunk * lay.chunk - 1, -1):
+        tile = planes_tile(lay, channel, number)
+        runs = tile.height if lay.tiles_per_run == 0 else 1
+        size = tile.size // runs
+        for run in range(runs):
+            start = tile.start + run * tile.stride
+            input_gradient_run(dout + start, x + start, size, factors[channel], factors[channels + channel],
+                               factors[2 * channels + channel], factors[3 * channels + channel],
+                               factors[4 * channels + channel], &buffer[0] if dx == dout else dx + start)
+            if dx == dout:
+                memcpy(dx + start, buffer, size * sizeof(floating))
+
+
+cdef void planes_backward(
+    const floating *dout,       # IN (outer, channels, inner)
+    const floating *x,          # IN (outer, channels, inner); NULL: dgamma is not wanted
+    floating *dx,               # OUT (outer, channels, inner); may be dout; NULL: not wanted
+    const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
+    double *partial, floating *factors, int threads,
+) noexcept nogil:
+    cdef int thread
+    cdef bint fused = is_fused(lay, 2 * sizeof(floating), threads)
+    cdef double *sums = partial if channels.m2 != NULL or dgamma != NULL or dbeta != NULL else NULL
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        if fused:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, sums, factors, thread, threads)
+        else:
+            if sums != NULL:
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    collect_planes_gradients(dout, x, lay, channels, sums, thread, threads)
+            for thread in prange(threads, schedule="static", chunksize=1):
+                prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, sums, factors,
+                                        share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
+            if dx != NULL:
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    if channels.m2 != NULL:
+                        differentiate_planes(dout, x, dx, lay, factors, thread, threads)
+                    else:
+                        normalize_planes(dout, dx, lay, factors, thread, threads)
+
+
+cdef void backward_fused(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
+    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
+        if partial != NULL:
+            for chunk in range(lay.chunks):
+                collect_plane_gradients(dout, x, lay, channels.mean[channel], channel, chunk, partial)
+        prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, channel, channel + 1)
+        if dx != NULL:
+            for chunk in range(lay.chunks - 1, -1, -1):
+                if channels.m2 != NULL:
+                    differentiate_chunk(dout, x, dx, lay, factors, channel, chunk)
+                else:
+                    normalize_chunk(dout, dx, lay, factors, channel, chunk)
+
+
+cdef void collect_planes_gradients(
+    const floating *dout, const floating *x, const Planes *lay, const Channels *channels, double *partial,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
+    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
+        collect_plane_gradients(dout, x, lay, channels.mean[task % lay.channels], task % lay.channels,
+                                task // lay.channels, partial)
+
+
+cdef void differentiate_planes(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
+    for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
+        differentiate_chunk(dout, x, dx, lay, factors, task % lay.channels, task // lay.channels)

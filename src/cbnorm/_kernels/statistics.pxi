@@ -1,0 +1,179 @@
+# Count, mean and M2 (the sum of squared deviations from the mean) of tiles of numbers.
+#
+# Design
+# A. The unit of work is a tile: `height` rows of `width` numbers, `stride` numbers apart, at most
+#    BLOCK x TILE, so that it stays in cache. It has one mean a column, or one in all.
+# B. A tile is read once, centred on a pivot taken from the tile itself:
+#        M2 = Σ(x - pivot)² - count (mean - pivot)²
+#    The pivot is a row of the tile, or the mean of its first row. So count (mean - pivot)² is at most
+#    count times M2 whatever the data, and the subtraction costs at most log2(BLOCK) of float64's 53 bits.
+# C. Tiles merge by Chan's formula. A mean is the unevaluated sum mean + mean_lo: at 1e6 standard
+#    deviations one float64 would leave errors of 1e-10 in y.
+# D. Eight rows are added at a time: a column's sums are loaded and stored once for eight numbers, and
+#    the loop over columns vectorizes without reordering any sum, so every build gives the same bits.
+
+cdef enum:
+    TILE = 256      # most columns of a tile
+    BLOCK = 64      # most rows of a tile
+    LANES = 128     # a long run of numbers is seen as rows of so many
+
+
+cdef inline const floating *offset(const floating *values, Py_ssize_t start) noexcept nogil:
+    """From `start` on; NULL stays NULL."""
+    if values == NULL:
+        return NULL
+    return values + start
+
+
+cdef inline double two_sum_error(double a, double b, double total) noexcept nogil:
+    """Knuth (1969): a + b = total + error, exactly."""
+    cdef double b_seen = total - a
+    return (a - (total - b_seen)) + (b - b_seen)
+
+
+cdef inline void merge(
+    double count,               # of the values merged so far
+    double *mean,               # INOUT
+    double *mean_lo,            # INOUT
+    double *m2,                 # INOUT
+    double other_count,         # at least 1
+    double other_mean,
+    double other_mean_lo,
+    double other_m2,
+) noexcept nogil:
+    """Chan, Golub and LeVeque (1979): the moments of two sets together, from the moments of each."""
+    cdef double weight = other_count / (count + other_count)
+    cdef double delta = (other_mean - mean[0]) + (other_mean_lo - mean_lo[0])
+    cdef double step = mean_lo[0] + delta * weight
+    cdef double merged = mean[0] + step
+    mean_lo[0] = two_sum_error(mean[0], step, merged)
+    mean[0] = merged
+    m2[0] += other_m2 + delta * delta * (count * weight)
+
+
+cdef void merge_columns(
+    double count,
+    double *restrict mean,                  # INOUT (width)
+    double *restrict mean_lo,               # INOUT (width)
+    double *restrict m2,                    # INOUT (width)
+    double other_count,
+    const double *restrict other_mean,      # IN (width)
+    const double *restrict other_mean_lo,   # IN (width)
+    const double *restrict other_m2,        # IN (width)
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(width):
+        merge(count, mean + j, mean_lo + j, m2 + j, other_count, other_mean[j], other_mean_lo[j], other_m2[j])
+
+
+cdef inline void centre(
+    double count, double pivot, double total, double squares,
+    double *mean,               # OUT
+    double *mean_lo,            # OUT
+    double *m2,                 # OUT
+) noexcept nogil:
+    """The moments of `count` values from the sums of their deviations from a pivot."""
+    cdef double shift = total / count
+    mean[0] = pivot + shift
+    mean_lo[0] = two_sum_error(pivot, shift, mean[0])
+    m2[0] = squares - total * shift
+    if m2[0] < 0:               # by rounding; NaN stays
+        m2[0] = 0
+
+
+cdef void add_deviations(
+    const floating *restrict x,         # IN (height, width)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t width,
+    const double *restrict pivot,       # IN (width)
+    double *restrict total,             # INOUT (width) Σ(x - pivot)
+    double *restrict squares,           # INOUT (width) Σ(x - pivot)²
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef const floating *row
+    cdef double p, a, b, c, d, e, f, g, h
+    for i in range(height // 8):
+        row = x + 8 * i * stride
+        for j in range(width):
+            p = pivot[j]
+            a = row[j] - p
+            b = row[stride + j] - p
+            c = row[2 * stride + j] - p
+            d = row[3 * stride + j] - p
+            e = row[4 * stride + j] - p
+            f = row[5 * stride + j] - p
+            g = row[6 * stride + j] - p
+            h = row[7 * stride + j] - p
+            total[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
+            squares[j] += ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+    for i in range(height // 8 * 8, height):
+        row = x + i * stride
+        for j in range(width):
+            a = row[j] - pivot[j]
+            total[j] += a
+            squares[j] += a * a
+
+
+cdef void column_moments(
+    const floating *x,                  # IN (height, width)
+    Py_ssize_t stride,
+    Py_ssize_t height,                  # 1 to BLOCK
+    Py_ssize_t width,                   # at most TILE
+    double *restrict mean,              # OUT (width)
+    double *restrict mean_lo,           # OUT (width)
+    double *restrict m2,                # OUT (width)
+) noexcept nogil:
+    """The moments of each column of a tile; the pivots are its first row."""
+    cdef double pivot[TILE]
+    cdef double total[TILE]
+    cdef double squares[TILE]
+    cdef Py_ssize_t j
+    for j in range(width):
+        pivot[j] = x[j]
+        total[j] = 0
+        squares[j] = 0
+    add_deviations(x, stride, height, width, pivot, total, squares)
+    for j in range(width):
+        centre(height, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
+
+
+cdef double sum_in_place(double *values, Py_ssize_t size) noexcept nogil:
+    """The sum, by halving: a fixed order that vectorizes. The values are used up."""
+    cdef Py_ssize_t j, half
+    while size > 1:
+        half = (size + 1) // 2
+        for j in range(size - half):
+            values[j] += values[half + j]
+        size = half
+    return values[0]
+
+
+cdef void tile_moments(
+    const floating *x,                  # IN (height, width), then (tail)
+    Py_ssize_t stride,
+    Py_ssize_t height,                  # at most BLOCK
+    Py_ssize_t width,                   # at most TILE
+    Py_ssize_t tail,                    # numbers in one more, incomplete row; less than width
+    double *mean,                       # OUT
+    double *mean_lo,                    # OUT
+    double *m2,                         # OUT
+) noexcept nogil:
+    """The moments of a whole tile; the pivot is the mean of its first row."""
+    cdef double pivot[TILE]
+    cdef double total[TILE]
+    cdef double squares[TILE]
+    cdef double first = x[0], mean_first_row
+    cdef Py_ssize_t j, size = width if height > 0 else tail
+    for j in range(size):               # from the first value, so that equal values give themselves
+        total[j] = x[j] - first
+    mean_first_row = first + sum_in_place(total, size) / size
+    for j in range(size):
+        pivot[j] = mean_first_row
+        total[j] = 0
+        squares[j] = 0
+    add_deviations(x, stride, height, width, pivot, total, squares)
+    add_deviations(x + height * stride, stride, 1, tail, pivot, total, squares)
+    centre(height * width + tail, mean_first_row, sum_in_place(total, size), sum_in_place(squares, size),
+           mean, mean_lo, m2)
