@@ -1,5 +1,8 @@
 # What this CPU can run: the names of the kernel builds, slowest first.
 
+import os
+
+
 cdef extern from *:
     """
     #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -34,3 +37,15 @@ def supported_builds():
     if CBNORM_HAS_V3 and CBNORM_HAS_V4:
         builds.append("avx512")
     return builds
+
+
+def last_level_cache():
+    """Bytes of the largest cache that Linux tells of; 8 MiB where none does. ``CBNORM_CACHE_BYTES`` overrides it."""
+    given = os.environ.get("CBNORM_CACHE_BYTES", "").strip()
+    if given:
+        if not given.isdecimal():
+            raise ValueError(f"CBNORM_CACHE_BYTES: expected a number of bytes, got {given!r}")
+        return int(given)
+    sizes = [int(os.sysconf(name)) for name in ("SC_LEVEL2_CACHE_SIZE", "SC_LEVEL3_CACHE_SIZE")
+             if name in os.sysconf_names]
+    return max(sizes, default=0) or 8 << 20

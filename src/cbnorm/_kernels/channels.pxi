@@ -106,17 +106,24 @@ cdef void prepare_normalize(
         factors[3 * width + c] = 0 if beta == NULL else beta[c]
 
 
-cdef void finish_gradients(
+cdef void prepare_xhat(
     const Channels *channels,
+    floating *factors,          # OUT (3, width): mean_hi, mean_lo, inv_std
+    Py_ssize_t width, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    cdef Py_ssize_t size = last - first
+    split_mean(channels.mean + first, channels.mean_lo + first, factors + first, factors + width + first, size)
+    find_scale(channels.inv_std + first, <const floating *>NULL, factors + 2 * width + first, size)
+
+
+cdef void finish_gradients(
     const double *restrict total,       # IN (channels) Σ dout
-    double *restrict product,           # IN (channels) Σ dout·(x - mean); OUT Σ dout·xhat
+    const double *restrict product,     # IN (channels) Σ dout·xhat
     floating *restrict dgamma,          # OUT (channels), or NULL
     floating *restrict dbeta,           # OUT (channels), or NULL
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     cdef Py_ssize_t c
-    for c in range(first, last):
-        product[c] = (product[c] - channels.mean_lo[c] * total[c]) * channels.inv_std[c]
     if dgamma != NULL:
         for c in range(first, last):
             dgamma[c] = <floating>product[c]

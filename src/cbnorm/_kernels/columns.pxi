@@ -11,6 +11,10 @@
 from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy, memset
 
+cdef extern from "stream.h" nogil:
+    void cbnorm_stream(void *to, const void *values, size_t size)
+    void cbnorm_stream_end()
+
 cdef enum:
     LEAST_CHUNK = 256   # rows; partial sums then take at most 2.5% of the memory of a float32 array
     MOST_CHUNKS = 64
@@ -155,9 +159,11 @@ cdef void prepare_columns_forward(
 
 
 cdef void normalize_columns(
-    const floating *x, floating *y, const Columns *lay, const floating *factors, int thread, int threads
+    const floating *x, floating *y, const Columns *lay, const floating *factors, bint streamed,
+    int thread, int threads,
 ) noexcept nogil:
     cdef floating buffer[SLAB * TILE]
+    cdef bint direct = not (streamed or y == x)
     cdef Py_ssize_t number, top, start, height, width = lay.width
     cdef const floating *mean_hi
     cdef Task task
@@ -169,20 +175,25 @@ cdef void normalize_columns(
         while top < task.height:
             height = min(<Py_ssize_t>SLAB, task.height - top)
             normalize_tile(x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
-                           mean_hi + 3 * width, &buffer[0] if y == x else y + start, TILE if y == x else width)
-            if y == x:
-                write_slab(buffer, y + start, width, height, task.width)
+                           mean_hi + 3 * width, y + start if direct else &buffer[0], width if direct else TILE)
+            if not direct:
+                write_slab(buffer, y + start, width, height, task.width, streamed)
             top += height
             start += height * width
+    if streamed:
+        cbnorm_stream_end()
 
 
 cdef inline void write_slab(
-    const floating *buffer, floating *y, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width
+    const floating *buffer, floating *y, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width, bint streamed
 ) noexcept nogil:
-    """Results in place: the kernels do not write where they read."""
+    """Results that go in place, since the kernels do not write where they read, or past the caches."""
     cdef Py_ssize_t i
     for i in range(height):
-        memcpy(y + i * stride, buffer + i * TILE, width * sizeof(floating))
+        if streamed:
+            cbnorm_stream(y + i * stride, buffer + i * TILE, width * sizeof(floating))
+        else:
+            memcpy(y + i * stride, buffer + i * TILE, width * sizeof(floating))
 
 
 cdef void columns_forward(
@@ -190,7 +201,7 @@ cdef void columns_forward(
     floating *y,                # OUT (rows, channels); may be x; NULL: only the statistics are wanted
     const Columns *lay, const Channels *channels, const Moving *moving,
     const floating *gamma, const floating *beta,
-    double *partial, floating *factors, int threads,
+    double *partial, floating *factors, bint streamed, int threads,
 ) noexcept nogil:
     cdef int thread, few = threads if lay.fold == 1 else 1
     with parallel(num_threads=threads, use_threads_if=threads > 1):
@@ -201,25 +212,35 @@ cdef void columns_forward(
             prepare_columns_forward(lay, channels, moving, gamma, beta, partial, factors, thread, few)
         if y != NULL:
             for thread in prange(threads, schedule="static", chunksize=1):
-                normalize_columns(x, y, lay, factors, thread, threads)
+                normalize_columns(x, y, lay, factors, streamed, thread, threads)
 
 
 # Backward
 
+cdef void prepare_columns_xhat(
+    const Columns *lay, const Channels *channels, floating *factors, int thread, int threads
+) noexcept nogil:
+    prepare_xhat(channels, factors, lay.width, share(lay.channels, thread, threads),
+                 share(lay.channels, thread + 1, threads))
+    repeat_factors(lay, factors, 3)
+
+
 cdef void collect_columns_gradients(
-    const floating *dout, const floating *x, const Columns *lay, const double *mean, int thread, int threads,
-    double *partial,            # OUT (chunks, 2, width): Σ dout, Σ dout·(x - mean)
+    const floating *dout, const floating *x, const Columns *lay, const floating *factors, int thread, int threads,
+    double *partial,            # OUT (chunks, 2, width): Σ dout, Σ dout·xhat
 ) noexcept nogil:
     cdef double *sums
     cdef Py_ssize_t number, width = lay.width
+    cdef const floating *mean_hi
     cdef Task task
     for number in range(share(lay.tasks, thread, threads), share(lay.tasks, thread + 1, threads)):
         task = columns_task(lay, number)
+        mean_hi = factors + task.left
         sums = partial + task.chunk * 2 * width + task.left
         memset(sums, 0, task.width * sizeof(double))
         memset(sums + width, 0, task.width * sizeof(double))
         add_gradients(dout + task.start, offset(x, task.start), width, task.height, task.width,
-                      mean + task.left, sums, sums + width)
+                      mean_hi, mean_hi + width, mean_hi + 2 * width, sums, sums + width)
 
 
 cdef void add_columns(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:
@@ -232,10 +253,9 @@ cdef void prepare_columns_backward(
     const Columns *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
     double *partial, floating *factors, int thread, int threads,
 ) noexcept nogil:
-    cdef Py_ssize_t chunk, fold, kind, width = lay.width
+    cdef Py_ssize_t chunk, fold, kind, right, width = lay.width
     cdef Py_ssize_t first = share(lay.channels, thread, threads)
     cdef Py_ssize_t last = share(lay.channels, thread + 1, threads)
-    cdef Py_ssize_t right
     if partial != NULL:
         for kind in range(2):
             for chunk in range(1, lay.chunks + (lay.tail > 0)):
@@ -243,17 +263,17 @@ cdef void prepare_columns_backward(
                 add_columns(partial + kind * width + first, partial + (2 * chunk + kind) * width + first, right - first)
             for fold in range(1, lay.fold):
                 add_columns(partial + kind * width, partial + kind * width + fold * lay.channels, lay.channels)
-        finish_gradients(channels, partial, partial + width, dgamma, dbeta, first, last)
-    if factors != NULL:
-        prepare_gradient(channels, gamma, partial, partial + width, factors, width, first, last)
-        repeat_factors(lay, factors, 5)
+        finish_gradients(partial, partial + width, dgamma, dbeta, first, last)
+    prepare_gradient(channels, gamma, partial, partial + width, factors, width, first, last)
+    repeat_factors(lay, factors, 5)
 
 
 cdef void differentiate_columns(
     const floating *dout, const floating *x, floating *dx, const Columns *lay, const floating *factors,
-    int thread, int threads,
+    bint streamed, int thread, int threads,
 ) noexcept nogil:
     cdef floating buffer[SLAB * TILE]
+    cdef bint direct = not (streamed or dx == dout)
     cdef Py_ssize_t number, top, start, height, width = lay.width
     cdef const floating *mean_hi
     cdef Task task
@@ -267,11 +287,13 @@ cdef void differentiate_columns(
             input_gradient_tile(
                 dout + start, x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
                 mean_hi + 3 * width, mean_hi + 4 * width,
-                &buffer[0] if dx == dout else dx + start, TILE if dx == dout else width)
-            if dx == dout:
-                write_slab(buffer, dx + start, width, height, task.width)
+                dx + start if direct else &buffer[0], width if direct else TILE)
+            if not direct:
+                write_slab(buffer, dx + start, width, height, task.width, streamed)
             top += height
             start += height * width
+    if streamed:
+        cbnorm_stream_end()
 
 
 cdef void columns_backward(
@@ -279,26 +301,21 @@ cdef void columns_backward(
     const floating *x,          # IN (rows, channels); NULL: dgamma is not wanted
     floating *dx,               # OUT (rows, channels); may be dout; NULL: not wanted
     const Columns *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
-    double *partial, floating *factors, int threads,
+    double *partial,            # NULL: no sums are wanted
+    floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef double folded_mean[TILE]
-    cdef double *mean = channels.mean
-    cdef int thread, fold, few = threads if lay.fold == 1 else 1
-    cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
-    if lay.fold > 1:
-        mean = folded_mean
-        for fold in range(lay.fold):
-            memcpy(mean + fold * lay.channels, channels.mean, lay.channels * sizeof(double))
+    cdef int thread, few = threads if lay.fold == 1 else 1
     with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if sums_wanted:
+        if partial != NULL:
+            for thread in prange(few, schedule="static", chunksize=1):
+                prepare_columns_xhat(lay, channels, factors, thread, few)
             for thread in prange(threads, schedule="static", chunksize=1):
-                collect_columns_gradients(dout, x, lay, mean, thread, threads, partial)
+                collect_columns_gradients(dout, x, lay, factors, thread, threads, partial)
         for thread in prange(few, schedule="static", chunksize=1):
-            prepare_columns_backward(
-                lay, channels, gamma, dgamma, dbeta, partial if sums_wanted else NULL, factors, thread, few)
+            prepare_columns_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, thread, few)
         if dx != NULL:
             for thread in prange(threads, schedule="static", chunksize=1):
                 if channels.m2 != NULL:
-                    differentiate_columns(dout, x, dx, lay, factors, thread, threads)
+                    differentiate_columns(dout, x, dx, lay, factors, streamed, thread, threads)
                 else:
-                    normalize_columns(dout, dx, lay, factors, thread, threads)
+                    normalize_columns(dout, dx, lay, factors, streamed, thread, threads)

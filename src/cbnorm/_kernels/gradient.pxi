@@ -1,8 +1,14 @@
-# dbeta = Σ dout;  dgamma = Σ dout·xhat = inv_std Σ dout·(x - mean);
+# dbeta = Σ dout;  dgamma = Σ dout·xhat, with xhat = ((x - mean_hi) - mean_lo)·inv_std;
 # dx = (gamma·inv_std / M) (M·dout - xhat·dgamma - dbeta), computed as
-# dx = ((dout - (x - mean)·slope) - offset) · scale,
+# dx = ((dout - (x - mean)·slope) - offset)·scale,
 #      with slope = inv_std·dgamma / M, offset = dbeta / M, scale = gamma·inv_std.
-# With given statistics (test mode) slope and offset are 0.
+
+
+cdef inline floating normalized_input(
+    floating x, floating mean_hi, floating mean_lo, floating inv_std
+) noexcept nogil:
+    return ((x - mean_hi) - mean_lo) * inv_std
+
 
 cdef void add_gradients(
     const floating *restrict dout,      # IN (height, width)
@@ -10,30 +16,35 @@ cdef void add_gradients(
     Py_ssize_t stride,
     Py_ssize_t height,
     Py_ssize_t width,
-    const double *restrict mean,        # IN (width)
+    const floating *restrict mean_hi,   # IN (width), as are the next two
+    const floating *restrict mean_lo,
+    const floating *restrict inv_std,
     double *restrict total,             # INOUT (width) Σ dout
-    double *restrict product,           # INOUT (width) Σ dout·(x - mean)
+    double *restrict product,           # INOUT (width) Σ dout·xhat
 ) noexcept nogil:
-    """Sums over the rows of a tile, four rows at a time."""
+    """Sums over the rows of a tile: four rows in the array's dtype, all else in float64."""
     cdef Py_ssize_t i, j
     cdef const floating *row
     cdef const floating *grad
-    cdef double a, b, c, d, m
+    cdef floating a, b, c, d, ax, bx, cx, dx
     for i in range(height // 4):
         grad = dout + 4 * i * stride
+        row = x + 4 * i * stride
+        if x == NULL:
+            for j in range(width):
+                total[j] += (grad[j] + grad[stride + j]) + (grad[2 * stride + j] + grad[3 * stride + j])
+            continue
         for j in range(width):
             a = grad[j]
             b = grad[stride + j]
             c = grad[2 * stride + j]
             d = grad[3 * stride + j]
+            ax = normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
+            bx = normalized_input(row[stride + j], mean_hi[j], mean_lo[j], inv_std[j])
+            cx = normalized_input(row[2 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
+            dx = normalized_input(row[3 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
             total[j] += (a + b) + (c + d)
-        if x != NULL:
-            row = x + 4 * i * stride
-            for j in range(width):
-                m = mean[j]
-                product[j] += ((grad[j] * (row[j] - m) + grad[stride + j] * (row[stride + j] - m))
-                               + (grad[2 * stride + j] * (row[2 * stride + j] - m)
-                                  + grad[3 * stride + j] * (row[3 * stride + j] - m)))
+            product[j] += (a * ax + b * bx) + (c * cx + d * dx)
     for i in range(height // 4 * 4, height):
         grad = dout + i * stride
         for j in range(width):
@@ -41,7 +52,7 @@ cdef void add_gradients(
         if x != NULL:
             row = x + i * stride
             for j in range(width):
-                product[j] += grad[j] * (row[j] - mean[j])
+                product[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
 
 
 cdef inline floating input_gradient(

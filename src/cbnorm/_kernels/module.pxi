@@ -6,6 +6,8 @@ from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
+from cbnorm._cpu import last_level_cache
+
 cnp.import_array()
 
 include "statistics.pxi"
@@ -37,6 +39,19 @@ cdef inline void *data(object array) noexcept:
 
 cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
     return <int>max(1, min(threads, numbers // GRAIN))
+
+
+cdef size_t stream_bytes = last_level_cache()
+
+
+def set_stream_bytes(size):
+    """Results larger than this are written past the caches; for tests and benchmarks."""
+    global stream_bytes
+    stream_bytes = size
+
+
+cdef inline bint is_streamed(size_t size) noexcept nogil:
+    return size > stream_bytes
 
 
 def batchnorm_forward(
@@ -71,6 +86,7 @@ cdef int forward(
     cdef Planes planes
     cdef double *partial
     cdef floating *factors
+    cdef bint streamed = is_streamed(outer * channels.channels * inner * sizeof(floating))
     if inner == 1:
         columns = lay_columns(outer, channels.channels)
         partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
@@ -85,9 +101,9 @@ cdef int forward(
         raise MemoryError("no memory for the sums of a call")
     with nogil:
         if inner == 1:
-            columns_forward(x, y, &columns, channels, moving, gamma, beta, partial, factors, threads)
+            columns_forward(x, y, &columns, channels, moving, gamma, beta, partial, factors, streamed, threads)
         else:
-            planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, threads)
+            planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, streamed, threads)
     free(partial)
     free(factors)
 
@@ -121,6 +137,8 @@ cdef int backward(
     cdef Planes planes
     cdef double *partial
     cdef floating *factors
+    cdef bint streamed = is_streamed(outer * channels.channels * inner * sizeof(floating))
+    cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
     if inner == 1:
         columns = lay_columns(outer, channels.channels)
         partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
@@ -135,9 +153,11 @@ cdef int backward(
         raise MemoryError("no memory for the sums of a call")
     with nogil:
         if inner == 1:
-            columns_backward(dout, x, dx, &columns, channels, gamma, dgamma, dbeta, partial, factors, threads)
+            columns_backward(dout, x, dx, &columns, channels, gamma, dgamma, dbeta,
+                             partial if sums_wanted else NULL, factors, streamed, threads)
         else:
-            planes_backward(dout, x, dx, &planes, channels, gamma, dgamma, dbeta, partial, factors, threads)
+            planes_backward(dout, x, dx, &planes, channels, gamma, dgamma, dbeta,
+                            partial if sums_wanted else NULL, factors, streamed, threads)
     free(partial)
     free(factors)
 

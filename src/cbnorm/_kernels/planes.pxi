@@ -125,9 +125,11 @@ cdef void prepare_planes_forward(
 
 
 cdef void normalize_chunk(
-    const floating *x, floating *y, const Planes *lay, const floating *factors, Py_ssize_t channel, Py_ssize_t chunk
+    const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
+    Py_ssize_t channel, Py_ssize_t chunk,
 ) noexcept nogil:
     cdef floating buffer[BLOCK * LANES]
+    cdef bint direct = not (streamed or y == x)
     cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
     cdef Tile tile
     for number in range(min(lay.tiles, (chunk + 1) * lay.chunk) - 1, chunk * lay.chunk - 1, -1):
@@ -136,56 +138,16 @@ cdef void normalize_chunk(
         size = tile.size // runs
         for run in range(runs):
             start = tile.start + run * tile.stride
-            normalize_run(x + start, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
-                          factors[3 * channels + channel], &buffer[0] if y == x else y + start)
-            if y == x:
-                memcpy(y + start, buffer, size * sizeof(floating))
+            normalize_run(
+                x + start, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
+                factors[3 * channels + channel], y + start if direct else &buffer[0])
+            if not direct:
+                write_slab(buffer, y + start, 0, 1, size, streamed)
+    if streamed:
+        cbnorm_stream_end()
 
 
-cdef void planes_forward(
-    const floating *x,          # IN (outer, channels, inner)
-    floating *y,                # OUT (outer, channels, inner); may be x; NULL: only the statistics are wanted
-    const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta,
-    double *partial, floating *factors, int threads,
-) noexcept nogil:
-    cdef int thread
-    cdef bint fused = is_fused(lay, sizeof(floating), threads)
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if fused:
-            for thread in prange(threads, schedule="static", chunksize=1):
-                forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, thread, threads)
-        else:
-            if channels.m2 != NULL:
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    collect_planes(x, lay, partial, thread, threads)
-            for thread in prange(threads, schedule="static", chunksize=1):
-                prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
-                                       share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
-            if y != NULL:
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    normalize_planes(x, y, lay, factors, thread, threads)
-
-
-cdef inline bint is_fused(const Planes *lay, size_t itemsize, int threads) noexcept nogil:
-    return (lay.channels >= 2 * threads and lay.inner >= LANES
-            and lay.outer * lay.inner * <Py_ssize_t>itemsize <= FUSED_BYTES)
-
-
-cdef void forward_fused(
-    const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta, double *partial, floating *factors, int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t channel, chunk
-    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
-        if channels.m2 != NULL:
-            for chunk in range(lay.chunks):
-                collect_plane_moments(x, lay, channel, chunk, partial)
-        prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, channel, channel + 1)
-        if y != NULL:
-            for chunk in range(lay.chunks - 1, -1, -1):
-                normalize_chunk(x, y, lay, factors, channel, chunk)
-
+# A thread's part of each pass over all channels, and of all passes over its channels.
 
 cdef void collect_planes(
     const floating *x, const Planes *lay, double *partial, int thread, int threads
@@ -196,66 +158,115 @@ cdef void collect_planes(
 
 
 cdef void normalize_planes(
-    const floating *x, floating *y, const Planes *lay, const floating *factors, int thread, int threads
+    const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
+    int thread, int threads,
 ) noexcept nogil:
     cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
     for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
-        normalize_chunk(x, y, lay, factors, task % lay.channels, task // lay.channels)
+        normalize_chunk(x, y, lay, factors, streamed, task % lay.channels, task // lay.channels)
+
+
+cdef void forward_fused(
+    const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
+        if channels.m2 != NULL:
+            for chunk in range(lay.chunks):
+                collect_plane_moments(x, lay, channel, chunk, partial)
+        prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, channel, channel + 1)
+        if y != NULL:
+            for chunk in range(lay.chunks - 1, -1, -1):
+                normalize_chunk(x, y, lay, factors, streamed, channel, chunk)
+
+
+cdef inline bint is_fused(const Planes *lay, size_t itemsize, int threads) noexcept nogil:
+    return (lay.channels >= 2 * threads and lay.inner >= LANES
+            and lay.outer * lay.inner * <Py_ssize_t>itemsize <= FUSED_BYTES)
+
+
+cdef void planes_forward(
+    const floating *x,          # IN (outer, channels, inner)
+    floating *y,                # OUT (outer, channels, inner); may be x; NULL: only the statistics are wanted
+    const Planes *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta,
+    double *partial, floating *factors, bint streamed, int threads,
+) noexcept nogil:
+    cdef int thread
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        if is_fused(lay, sizeof(floating), threads):
+            for thread in prange(threads, schedule="static", chunksize=1):
+                forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, thread, threads)
+        else:
+            if channels.m2 != NULL:
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    collect_planes(x, lay, partial, thread, threads)
+            for thread in prange(threads, schedule="static", chunksize=1):
+                prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
+                                       share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
+            if y != NULL:
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    normalize_planes(x, y, lay, factors, streamed, thread, threads)
 
 
 # Backward
 
 cdef void collect_plane_gradients(
-    const floating *dout, const floating *x, const Planes *lay, double mean, Py_ssize_t channel, Py_ssize_t chunk,
-    double *partial,            # OUT (channels, chunks, 2): Σ dout, Σ dout·(x - mean)
+    const floating *dout, const floating *x, const Planes *lay, const floating *factors,
+    Py_ssize_t channel, Py_ssize_t chunk,
+    double *partial,            # OUT (channels, chunks, 2): Σ dout, Σ dout·xhat
 ) noexcept nogil:
-    cdef double means[TILE]
+    cdef floating mean_hi[TILE]
+    cdef floating mean_lo[TILE]
+    cdef floating inv_std[TILE]
     cdef double total[TILE]
     cdef double product[TILE]
     cdef Py_ssize_t j, number, bottom, width = lay.inner if lay.tiles_per_run == 0 else LANES
     cdef Tile tile
     for j in range(width):
-        means[j] = mean
+        mean_hi[j] = factors[channel]
+        mean_lo[j] = factors[lay.channels + channel]
+        inv_std[j] = factors[2 * lay.channels + channel]
         total[j] = 0
         product[j] = 0
     for number in range(chunk * lay.chunk, min(lay.tiles, (chunk + 1) * lay.chunk)):
         tile = planes_tile(lay, channel, number)
         bottom = tile.start + tile.height * tile.stride
         add_gradients(dout + tile.start, offset(x, tile.start), tile.stride, tile.height, width,
-                      means, total, product)
+                      &mean_hi[0], &mean_lo[0], &inv_std[0], total, product)
         add_gradients(dout + bottom, offset(x, bottom), tile.stride, 1, tile.tail,
-                      means, total, product)
+                      &mean_hi[0], &mean_lo[0], &inv_std[0], total, product)
     partial[(channel * lay.chunks + chunk) * 2] = sum_in_place(total, width)
     partial[(channel * lay.chunks + chunk) * 2 + 1] = sum_in_place(product, width)
 
 
 cdef void prepare_planes_backward(
     const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
-    double *partial, floating *factors, Py_ssize_t first, Py_ssize_t last,
+    double *partial,            # (channels, chunks, 2), then the channels' own sums, (2, channels)
+    floating *factors, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """The channels' sums come to stand in the first two rows of `sums`, (2, channels), behind `partial`."""
     cdef Py_ssize_t channel, chunk
-    cdef double *total
-    cdef double *product
+    cdef double *total = partial + lay.channels * lay.chunks * 2
+    cdef double *product = total + lay.channels
     if partial != NULL:
-        total = partial + lay.channels * lay.chunks * 2
-        product = total + lay.channels
         for channel in range(first, last):
             total[channel] = 0
             product[channel] = 0
             for chunk in range(channel * lay.chunks, (channel + 1) * lay.chunks):
                 total[channel] += partial[2 * chunk]
                 product[channel] += partial[2 * chunk + 1]
-        finish_gradients(channels, total, product, dgamma, dbeta, first, last)
-    if factors != NULL:
-        prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
+        finish_gradients(total, product, dgamma, dbeta, first, last)
+    prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
 
 
 cdef void differentiate_chunk(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    Py_ssize_t channel, Py_ssize_t chunk,
+    bint streamed, Py_ssize_t channel, Py_ssize_t chunk,
 ) noexcept nogil:
     cdef floating buffer[BLOCK * LANES]
+    cdef bint direct = not (streamed or dx == dout)
     cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
     cdef Tile tile
     for number in range(min(lay.tiles, (chunk + 1) * lay.chunk) - 1, chunk * lay.chunk - 1, -1):
@@ -264,11 +275,54 @@ cdef void differentiate_chunk(
         size = tile.size // runs
         for run in range(runs):
             start = tile.start + run * tile.stride
-            input_gradient_run(dout + start, x + start, size, factors[channel], factors[channels + channel],
-                               factors[2 * channels + channel], factors[3 * channels + channel],
-                               factors[4 * channels + channel], &buffer[0] if dx == dout else dx + start)
-            if dx == dout:
-                memcpy(dx + start, buffer, size * sizeof(floating))
+            input_gradient_run(
+                dout + start, x + start, size, factors[channel], factors[channels + channel],
+                factors[2 * channels + channel], factors[3 * channels + channel], factors[4 * channels + channel],
+                dx + start if direct else &buffer[0])
+            if not direct:
+                write_slab(buffer, dx + start, 0, 1, size, streamed)
+    if streamed:
+        cbnorm_stream_end()
+
+
+# A thread's part of each pass over all channels, and of all passes over its channels.
+
+cdef void collect_planes_gradients(
+    const floating *dout, const floating *x, const Planes *lay, const floating *factors, double *partial,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
+    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
+        collect_plane_gradients(dout, x, lay, factors, task % lay.channels, task // lay.channels, partial)
+
+
+cdef void differentiate_planes(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
+    bint streamed, int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
+    for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
+        differentiate_chunk(dout, x, dx, lay, factors, streamed, task % lay.channels, task // lay.channels)
+
+
+cdef void backward_fused(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
+    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
+    bint streamed, int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
+        if partial != NULL:
+            prepare_xhat(channels, factors, lay.channels, channel, channel + 1)
+            for chunk in range(lay.chunks):
+                collect_plane_gradients(dout, x, lay, factors, channel, chunk, partial)
+        prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, channel, channel + 1)
+        if dx != NULL:
+            for chunk in range(lay.chunks - 1, -1, -1):
+                if channels.m2 != NULL:
+                    differentiate_chunk(dout, x, dx, lay, factors, streamed, channel, chunk)
+                else:
+                    normalize_chunk(dout, dx, lay, factors, streamed, channel, chunk)
 
 
 cdef void planes_backward(
@@ -276,63 +330,28 @@ cdef void planes_backward(
     const floating *x,          # IN (outer, channels, inner); NULL: dgamma is not wanted
     floating *dx,               # OUT (outer, channels, inner); may be dout; NULL: not wanted
     const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
-    double *partial, floating *factors, int threads,
+    double *partial,            # NULL: no sums are wanted
+    floating *factors, bint streamed, int threads,
 ) noexcept nogil:
     cdef int thread
-    cdef bint fused = is_fused(lay, 2 * sizeof(floating), threads)
-    cdef double *sums = partial if channels.m2 != NULL or dgamma != NULL or dbeta != NULL else NULL
     with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if fused:
+        if is_fused(lay, 2 * sizeof(floating), threads):
             for thread in prange(threads, schedule="static", chunksize=1):
-                backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, sums, factors, thread, threads)
+                backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed,
+                               thread, threads)
         else:
-            if sums != NULL:
+            if partial != NULL:
                 for thread in prange(threads, schedule="static", chunksize=1):
-                    collect_planes_gradients(dout, x, lay, channels, sums, thread, threads)
+                    prepare_xhat(channels, factors, lay.channels, share(lay.channels, thread, threads),
+                                 share(lay.channels, thread + 1, threads))
+                for thread in prange(threads, schedule="static", chunksize=1):
+                    collect_planes_gradients(dout, x, lay, factors, partial, thread, threads)
             for thread in prange(threads, schedule="static", chunksize=1):
-                prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, sums, factors,
+                prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors,
                                         share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
             if dx != NULL:
                 for thread in prange(threads, schedule="static", chunksize=1):
                     if channels.m2 != NULL:
-                        differentiate_planes(dout, x, dx, lay, factors, thread, threads)
+                        differentiate_planes(dout, x, dx, lay, factors, streamed, thread, threads)
                     else:
-                        normalize_planes(dout, dx, lay, factors, thread, threads)
-
-
-cdef void backward_fused(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
-    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
-    int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t channel, chunk
-    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
-        if partial != NULL:
-            for chunk in range(lay.chunks):
-                collect_plane_gradients(dout, x, lay, channels.mean[channel], channel, chunk, partial)
-        prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, channel, channel + 1)
-        if dx != NULL:
-            for chunk in range(lay.chunks - 1, -1, -1):
-                if channels.m2 != NULL:
-                    differentiate_chunk(dout, x, dx, lay, factors, channel, chunk)
-                else:
-                    normalize_chunk(dout, dx, lay, factors, channel, chunk)
-
-
-cdef void collect_planes_gradients(
-    const floating *dout, const floating *x, const Planes *lay, const Channels *channels, double *partial,
-    int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
-    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
-        collect_plane_gradients(dout, x, lay, channels.mean[task % lay.channels], task % lay.channels,
-                                task // lay.channels, partial)
-
-
-cdef void differentiate_planes(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
-    for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
-        differentiate_chunk(dout, x, dx, lay, factors, task % lay.channels, task // lay.channels)
+                        normalize_planes(dout, dx, lay, factors, streamed, thread, threads)

@@ -9,8 +9,8 @@
 #    count times M2 whatever the data, and the subtraction costs at most log2(BLOCK) of float64's 53 bits.
 # C. Tiles merge by Chan's formula. A mean is the unevaluated sum mean + mean_lo: at 1e6 standard
 #    deviations one float64 would leave errors of 1e-10 in y.
-# D. Eight rows are added at a time: a column's sums are loaded and stored once for eight numbers, and
-#    the loop over columns vectorizes without reordering any sum, so every build gives the same bits.
+# D. Four rows are added at a time: a column's sums are loaded and stored once for four numbers, and the
+#    loop over columns vectorizes without reordering any sum, so every build gives the same bits.
 
 cdef enum:
     TILE = 256      # most columns of a tile
@@ -93,22 +93,18 @@ cdef void add_deviations(
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef const floating *row
-    cdef double p, a, b, c, d, e, f, g, h
-    for i in range(height // 8):
-        row = x + 8 * i * stride
+    cdef double p, a, b, c, d
+    for i in range(height // 4):
+        row = x + 4 * i * stride
         for j in range(width):
             p = pivot[j]
             a = row[j] - p
             b = row[stride + j] - p
             c = row[2 * stride + j] - p
             d = row[3 * stride + j] - p
-            e = row[4 * stride + j] - p
-            f = row[5 * stride + j] - p
-            g = row[6 * stride + j] - p
-            h = row[7 * stride + j] - p
-            total[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
-            squares[j] += ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
-    for i in range(height // 8 * 8, height):
+            total[j] += (a + b) + (c + d)
+            squares[j] += (a * a + b * b) + (c * c + d * d)
+    for i in range(height // 4 * 4, height):
         row = x + i * stride
         for j in range(width):
             a = row[j] - pivot[j]

@@ -1,0 +1,8 @@
+"""`python -m cbnorm`: the same command line as `cbnorm`."""
+
+import sys
+
+from cbnorm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

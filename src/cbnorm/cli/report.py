@@ -1,0 +1,131 @@
+"""What `cbnorm demo` prints: a progress bar while it works, tables at the end."""
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cbnorm.cli.demo import BATCH_SIZE, INIT_STD, SIZES
+from cbnorm.cli.network import NORMS
+from cbnorm.cli.results import TARGET_ACCURACY, TRAINS_ACCURACY
+
+
+def with_progress(work, **arguments):
+    """Call `work(progress=..., **arguments)` behind a progress bar on stderr, shown in a terminal only."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        return work(
+            progress=lambda done, words: bar.update(task, completed=done, description=words), **arguments
+        )
+
+
+def print_tables(results):
+    """Print the accuracy at each learning rate, the claims measured, and where the time went."""
+    console = Console(highlight=False)
+    console.print(f"{results.num_train} digits to train, {results.num_test} to test; seed {results.seed}")
+    console.print(
+        f"{len(SIZES) - 2} hidden layers of {SIZES[1]} tanh, first weights of std {INIT_STD:g}, "
+        f"SGD in batches of {BATCH_SIZE}"
+    )
+    console.print()
+    target = f"{TARGET_ACCURACY:.0%}"
+    console.print(
+        f"Test accuracy after {_epochs(results.epochs)}, by learning rate (first epoch at {target})",
+        style="bold",
+    )
+    console.print(_accuracies(results))
+    console.print("What each gains, at the learning rate that came first to the target", style="bold")
+    console.print(_claims(results))
+    console.print(f'"Trains": {TRAINS_ACCURACY:.0%} test accuracy or more after the last epoch.')
+    console.print()
+    console.print(
+        "Time in normalization: the same training with cbnorm and with NumPy formulas", style="bold"
+    )
+    console.print(_times(results))
+    for line in _comparisons(results):
+        console.print(line)
+
+
+def _table(first_column, other_columns):
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first_column, no_wrap=True)
+    for name in other_columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _accuracies(results):
+    table = _table("rate", results.norms)
+    for row in zip(*(results.runs_of(norm) for norm in results.norms), strict=True):
+        cells = []
+        for run in row:
+            reached = "-" if math.isinf(run.epochs_to_target) else f"{run.epochs_to_target}"
+            cell = f"{run.accuracy:.1%} {'(' + reached + ')':>4}"
+            cells.append(cell if run.trains else f"[dim]{cell}[/dim]")
+        table.add_row(f"{row[0].learning_rate:g}", *cells)
+    return table
+
+
+def _claims(results):
+    table = _table("", results.norms)
+    best = [results.best(norm) for norm in results.norms]
+    highest = [results.highest_rate(norm) for norm in results.norms]
+    table.add_row(
+        f"epochs to {TARGET_ACCURACY:.0%} test accuracy",
+        *("never" if math.isinf(run.epochs_to_target) else f"{run.epochs_to_target}" for run in best),
+    )
+    table.add_row("  at learning rate", *(f"{run.learning_rate:g}" for run in best))
+    table.add_row(
+        "highest learning rate that trains", *("none" if rate is None else f"{rate:g}" for rate in highest)
+    )
+    table.add_row("test accuracy", *(f"{run.accuracy:.1%}" for run in best))
+    table.add_row(
+        "  with population statistics",
+        *(f"{run.population_accuracy:.1%}" if _has_population(run.norm) else "-" for run in best),
+    )
+    table.add_row("spread (std) of the activations")
+    initial = [results.initial_spread[norm] for norm in results.norms]
+    for when, spreads in (("before", initial), ("after", [run.spread for run in best])):
+        for layer in (1, len(SIZES) - 2):
+            table.add_row(
+                f"  {when} training, layer {layer}", *(f"{spread[layer - 1]:.2g}" for spread in spreads)
+            )
+    return table
+
+
+def _times(results):
+    table = _table("", ("normalization", "training", "share"))
+    for timing in results.timings:
+        table.add_row(
+            f"{timing.norm}, {timing.library}",
+            f"{timing.norm_seconds:.2f} s",
+            f"{timing.total_seconds:.2f} s",
+            f"{timing.share:.0%}",
+        )
+    return table
+
+
+def _comparisons(results):
+    for ours, theirs in zip(results.timings[::2], results.timings[1::2], strict=True):
+        difference = max(abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True))
+        yield (
+            f"{ours.norm}: {theirs.norm_seconds / ours.norm_seconds:.1f} times faster with cbnorm; "
+            f"largest difference of the losses {difference:.1e}"
+        )
+
+
+def _has_population(norm):
+    return hasattr(NORMS[norm], "use_population")
+
+
+def _epochs(count):
+    return "1 epoch" if count == 1 else f"{count} epochs"

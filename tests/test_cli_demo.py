@@ -1,0 +1,207 @@
+"""What a user of the command line sees: output, exit status, picture; and the demo's formulas."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+
+import cbnorm.cli
+from cbnorm.cli import formulas
+
+pytest.importorskip("sklearn")
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+QUICK = ["demo", "--epochs", "1", "--no-plot"]
+
+
+def untimed(output):
+    """The output without the seconds, which differ from run to run."""
+    results, times = output.split("Time in normalization")
+    return results, times[times.index("largest") :]
+
+
+def run_without(modules, arguments):
+    """Run the command line in a process where `modules` cannot be imported."""
+    code = (
+        "import sys\n"
+        f"for name in {modules!r}: sys.modules[name] = None\n"
+        "from cbnorm.cli import main\n"
+        f"sys.exit(main({arguments!r}))"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def small_run():
+    from cbnorm.cli import demo
+
+    return demo.run(epochs=2, seed=0, learning_rates=(0.1, 0.3))
+
+
+def test_demo_prints_tables_that_fit_80_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cbnorm.cli.main(QUICK) == 0
+    printed = capsys.readouterr()
+    for words in ("epochs to 95% test accuracy", "highest learning rate", "population", "spread", "share"):
+        assert words in printed.out
+    assert max(map(len, printed.out.splitlines())) <= 80
+    assert printed.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_seed_gives_same_numbers(capsys):
+    from cbnorm.cli import demo, report
+
+    outputs = []
+    for seed in (3, 3, 4):
+        report.print_tables(demo.run(epochs=1, seed=seed, learning_rates=(0.3, 30.0)))
+        outputs.append(untimed(capsys.readouterr().out))
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0].split("\n", 1)[1] != outputs[2][0].split("\n", 1)[1]  # the first line has the seed
+
+
+@pytest.mark.parametrize(("name", "start"), [("picture.svg", b"<?xml"), ("picture", b"\x89PNG")])
+def test_picture_ending_sets_the_format(small_run, tmp_path, name, start):
+    from cbnorm.cli import picture
+
+    picture.draw(small_run, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_picture_goes_to_the_current_directory(small_run, tmp_path, monkeypatch, capsys):
+    from cbnorm.cli import demo
+
+    monkeypatch.setattr(demo, "run", lambda **options: small_run)
+    monkeypatch.chdir(tmp_path)
+    assert cbnorm.cli.main(["demo"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cbnorm-demo.png"]
+    assert (tmp_path / "cbnorm-demo.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert "cbnorm-demo.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--epochs", "0", "expected an integer of 1 or more, got '0'"),
+        ("--epochs", "many", "expected an integer of 1 or more, got 'many'"),
+        ("--seed", "-1", "expected an integer of 0 or more, got '-1'"),
+        ("--output", "missing/picture.png", "no such directory: missing"),
+        ("--output", ".", "is a directory"),
+        ("--output", "picture.doc", "unknown picture format '.doc'"),
+    ],
+)
+def test_bad_options_fail_before_training(tmp_path, monkeypatch, capsys, option, value, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as failure:
+        cbnorm.cli.main(["demo", f"{option}={value}"])
+    assert failure.value.code == 2
+    printed = capsys.readouterr()
+    assert f"argument {option}: {message}" in printed.err
+    assert printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_told_after_the_tables(small_run, monkeypatch, tmp_path, capsys):
+    from cbnorm.cli import demo, picture
+
+    def full_disk(results, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(demo, "run", lambda **options: small_run)
+    monkeypatch.setattr(picture, "draw", full_disk)
+    assert cbnorm.cli.main(["demo", "--output", str(tmp_path / "picture.png")]) == 1
+    printed = capsys.readouterr()
+    assert "Test accuracy" in printed.out
+    assert "No space left on device" in printed.err
+
+
+@pytest.mark.parametrize("module", ["sklearn", "rich", "matplotlib"])
+def test_missing_extra_is_named(module):
+    done = run_without([module], ["demo", "--epochs", "1"])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert module in done.stderr
+    assert "pip install 'cbnorm[demo]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_plot_needs_no_matplotlib():
+    done = run_without(["matplotlib"], QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_info_needs_no_extras():
+    done = run_without(["sklearn", "rich", "matplotlib"], ["info"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_python_m_cbnorm():
+    done = subprocess.run(
+        [sys.executable, "-m", "cbnorm", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+    assert "info" in done.stdout
+
+
+def test_batch_normalization_trains_where_depth_hurts(small_run):
+    assert small_run.best("batch").epochs_to_target <= 2
+    assert small_run.best("none").epochs_to_target > 2
+    none, batch = small_run.initial_spread["none"], small_run.initial_spread["batch"]
+    assert none[-1] < none[0] / 5
+    np.testing.assert_allclose(batch, batch[0], rtol=0.1)
+    assert small_run.best("batch").population_accuracy > 0.9
+
+
+def test_both_libraries_train_alike(small_run):
+    ours, theirs = small_run.timings
+    assert len(ours.losses) == len(theirs.losses) == 40
+    np.testing.assert_allclose(ours.losses, theirs.losses, atol=1e-3)
+    assert 0 < ours.norm_seconds < ours.total_seconds
+    assert 0 < theirs.norm_seconds < theirs.total_seconds
+
+
+@pytest.mark.filterwarnings("error")
+def test_divergence_counts_as_not_training(capsys, tmp_path):
+    from cbnorm.cli import demo, picture, report
+
+    results = demo.run(epochs=2, seed=0, learning_rates=(1e40,))
+    assert not np.isfinite(results.runs_of("none")[0].losses[-1])
+    assert results.highest_rate("none") is None
+    report.print_tables(results)
+    assert "never" in capsys.readouterr().out
+    picture.draw(results, tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_forward_formula(mode):
+    rng = np.random.default_rng(0)
+    x = rng.normal(1, 2, (60, 7)).astype(np.float32)
+    gamma, beta, mean = rng.normal(size=(3, 7)).astype(np.float32)
+    options = {"moving_mean": mean, "moving_var": mean**2 + 1, "mode": mode}
+    y, _, *moving = formulas.batchnorm_forward(x, gamma, beta, **options)
+    y64, _, *moving64 = reference.batchnorm_forward(x, gamma, beta, **options)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, y64, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(moving, moving64, rtol=1e-5, atol=1e-5)
+
+
+def test_backward_formula():
+    rng = np.random.default_rng(0)
+    x, dout = rng.normal(size=(2, 60, 7)).astype(np.float32)
+    gamma, beta = rng.normal(size=(2, 7)).astype(np.float32)
+    grads = formulas.batchnorm_backward(dout, formulas.batchnorm_forward(x, gamma, beta)[1])
+    grads64 = reference.batchnorm_backward(dout, reference.batchnorm_forward(x, gamma, beta)[1])
+    for grad, grad64 in zip(grads, grads64, strict=True):
+        assert grad.dtype == np.float32
+        np.testing.assert_allclose(grad, grad64, rtol=1e-4, atol=1e-5)
+
+
+def test_formula_rejects_other_modes():
+    x = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match="mode: expected 'train' or 'test', got 'eval'"):
+        formulas.batchnorm_forward(x, np.ones(3), np.zeros(3), mode="eval")
