@@ -49,7 +49,14 @@ class BuildKernels(build_ext):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "openmp.c")
             source.write_text("#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n")
-            command = [*self.compiler.linker_so, "-fopenmp", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
+            command = [
+                *self.compiler.linker_so,
+                "-fopenmp",
+                "-fPIC",
+                str(source),
+                "-o",
+                str(source.with_suffix(".so")),
+            ]
             found = subprocess.run(command, capture_output=True).returncode == 0
         if not found:
             warnings.warn("no OpenMP found: cbnorm is built without it and runs on one thread", stacklevel=1)

@@ -124,9 +124,7 @@ def test_moving_statistics_that_are_none_are_not_tracked(tracked):
 @pytest.mark.parametrize("need", [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
 def test_need_leaves_out_gradients_and_changes_no_bit_of_the_others(need, shape, mode):
     x, dout, gamma, beta, moving_mean, moving_var = make_case(shape, 1, np.float32)
-    _, cache, _, _ = cbnorm.batchnorm_forward(
-        x, gamma, beta, moving_mean=moving_mean, moving_var=moving_var, mode=mode
-    )
+    _, cache, _, _ = cbnorm.batchnorm_forward(x, gamma, beta, moving_mean=moving_mean, moving_var=moving_var, mode=mode)
     everything = cbnorm.batchnorm_backward(dout, cache)
     some = cbnorm.batchnorm_backward(dout, cache, need=tuple(map(bool, need)))
     for wanted, part, whole in zip(need, some, everything, strict=True):

@@ -3,7 +3,15 @@
 from cbnorm._config import show_config
 from cbnorm._threads import get_num_threads, set_num_threads, threads
 from cbnorm.batchnorm import BatchNormCache, batchnorm_backward, batchnorm_forward
+from cbnorm.groupnorm import (
+    groupnorm_backward,
+    groupnorm_forward,
+    instancenorm_backward,
+    instancenorm_forward,
+)
+from cbnorm.layernorm import layernorm_backward, layernorm_forward
 from cbnorm.moments import Moments, PopulationStats, moments
+from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = [
     "BatchNormCache",
@@ -12,7 +20,15 @@ __all__ = [
     "batchnorm_backward",
     "batchnorm_forward",
     "get_num_threads",
+    "groupnorm_backward",
+    "groupnorm_forward",
+    "instancenorm_backward",
+    "instancenorm_forward",
+    "layernorm_backward",
+    "layernorm_forward",
     "moments",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
     "set_num_threads",
     "show_config",
     "threads",

@@ -31,12 +31,21 @@ def as_numbers(name, value):
     return array
 
 
-def as_batch(x):
-    """An array that has a channel axis and at least one other."""
+def as_array(x, least_ndim):
+    """X, which must have that many axes."""
     array = as_numbers("x", x)
-    if array.ndim < 2:
-        raise ValueError(f"x: expected at least 2 dimensions, got shape {array.shape}")
+    if array.ndim < least_ndim:
+        raise ValueError(
+            f"x: expected at least {least_ndim} dimension{'s' * (least_ndim > 1)}, got shape {array.shape}"
+        )
     return array
+
+
+def room_for(out, values, given, result_dtype):
+    """Where results go: `out` if it has the dtype of the computation, a copy made of the input, or new memory."""
+    if out is not None and result_dtype == values.dtype:
+        return out
+    return np.empty(values.shape, values.dtype) if values is given else values
 
 
 def as_result(values, dtype, out):
@@ -98,7 +107,10 @@ def check_number(name, value, low, high):
     if type(value) is not float:
         if not isinstance(value, Real):
             raise TypeError(f"{name}: expected a number, got {value!r}")
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:  # an integer or fraction that no float holds
+            value = math.inf if value > 0 else -math.inf
     if not low <= value <= high:  # NaN too
         raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
     return value
@@ -117,14 +129,14 @@ def check_choice(name, value, choices):
     raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_need(need):
-    """Which of dx, dgamma, dbeta are wanted."""
+def check_need(need, names):
+    """Which of the gradients of these names are wanted."""
     try:
         wanted = tuple(need)
     except TypeError:
-        raise TypeError(f"need: expected three bools, got {need!r}") from None
-    if len(wanted) != 3 or not all(isinstance(want, bool | np.bool_) for want in wanted):
-        raise ValueError(f"need: expected three bools, for dx, dgamma and dbeta, got {need!r}")
+        raise TypeError(f"need: expected a bool each for {', '.join(names)}, got {need!r}") from None
+    if len(wanted) != len(names) or not all(isinstance(want, bool | np.bool_) for want in wanted):
+        raise ValueError(f"need: expected a bool each for {', '.join(names)}, got {need!r}")
     return wanted
 
 
@@ -132,8 +144,8 @@ def check_out(out, shape, dtype, may_be, inputs):
     """An array for the results. It may be the input named `may_be`, and overlap no other."""
     if out is None:
         return None
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out: expected an array, got {type(out).__name__}")
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out: expected an array without a mask, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if out.dtype != dtype:
@@ -149,7 +161,9 @@ def check_out(out, shape, dtype, may_be, inputs):
             continue
         if name == may_be and same_memory(out, array):
             continue
-        raise ValueError(f"out: expected memory of its own{f' or {may_be} itself' if may_be else ''}, got some of {name}")
+        raise ValueError(
+            f"out: expected memory of its own{f' or {may_be} itself' if may_be else ''}, got some of {name}"
+        )
     return out
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+MOST_THREADS = 1024
+
 _local = ContextVar("cbnorm_threads", default=None)
 
 
@@ -14,21 +16,23 @@ def _cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgrou
     """CPUs that the control groups of this process allow, rounded up; None for no limit."""
     quotas = []
     try:
-        paths = [line.split(":", 2)[1:] for line in membership.read_text().splitlines()]
+        lines = membership.read_text().splitlines()
+        groups = [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]
     except (OSError, ValueError):
         return None
-    for controllers, path in paths:
-        if controllers == "":  # version 2: "quota period", one file in each group from here to the root
-            group = root / path.lstrip("/")
-            files = [(folder / "cpu.max",) for folder in (group, *group.parents) if folder.is_relative_to(root)]
+    for controllers, path in groups:
+        if controllers == "":  # version 2: one file, "quota period"
+            top, names = root, ("cpu.max",)
         elif "cpu" in controllers.split(","):  # version 1: a file for each number
-            folders = {root / "cpu" / path.lstrip("/"), root / "cpu"}
-            files = [(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us") for folder in folders]
+            top, names = root / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         else:
             continue
-        for names in files:
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):  # a limit holds for all groups below it
+            if not folder.is_relative_to(top):
+                break
             try:
-                quota, period = " ".join(name.read_text() for name in names).split()
+                quota, period = " ".join((folder / name).read_text() for name in names).split()
                 if quota != "max" and int(quota) > 0:
                     quotas.append(math.ceil(int(quota) / int(period)))
             except (OSError, ValueError):
@@ -39,12 +43,12 @@ def _cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgrou
 def _default_threads(environ=os.environ):
     own = environ.get("CBNORM_NUM_THREADS", "").strip()
     if own:
-        if not own.isdecimal() or int(own) < 1:
-            raise ValueError(f"CBNORM_NUM_THREADS: expected a positive integer, got {own!r}")
+        if not own.isdecimal() or not 1 <= int(own) <= MOST_THREADS:
+            raise ValueError(f"CBNORM_NUM_THREADS: expected 1 to {MOST_THREADS}, got {own!r}")
         return int(own)
     openmp = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list holds one number a nesting level
     if openmp.isdecimal() and int(openmp) > 0:
-        return int(openmp)
+        return min(int(openmp), MOST_THREADS)
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(affinity, _cgroup_quota() or affinity)
 
@@ -68,8 +72,8 @@ def _check(num_threads):
         count = operator.index(num_threads)
     except TypeError:
         raise TypeError(f"num_threads: expected an integer, got {num_threads!r}") from None
-    if not 1 <= count <= 1024:
-        raise ValueError(f"num_threads: expected 1 to 1024, got {count}")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"num_threads: expected 1 to {MOST_THREADS}, got {count}")
     return count
 
 

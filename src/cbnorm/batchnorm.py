@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from cbnorm import _kernels
 from cbnorm._arrays import (
     FLOAT64,
-    as_batch,
+    as_array,
     as_numbers,
     as_result,
     check_axis,
@@ -22,6 +22,7 @@ from cbnorm._arrays import (
     check_parameter,
     contiguous,
     float_dtypes,
+    room_for,
     same_memory,
     split_shape,
 )
@@ -159,7 +160,7 @@ def batchnorm_forward(
     >>> moving_mean, moving_var
     (array([0.2, 1.2]), array([1. , 1.3]))
     """
-    x = as_batch(x)
+    x = as_array(x, 2)
     shape = x.shape
     axis = check_axis(axis, x.ndim)
     outer, channels, inner = split_shape(shape, axis)
@@ -181,10 +182,7 @@ def batchnorm_forward(
         check_out(out, shape, result_dtype, "x" if given else None, inputs)
 
     values = contiguous(x, compute_dtype)
-    if out is not None and result_dtype is compute_dtype:
-        y = out
-    else:
-        y = np.empty(shape, compute_dtype) if values is x else values
+    y = room_for(out, values, x, result_dtype)
     statistics = np.empty((4, channels))
     if x.size:
         _kernels.active.batchnorm_forward(
@@ -262,7 +260,7 @@ def batchnorm_backward(
     dout = as_numbers("dout", dout)
     if dout.shape != shape:
         raise ValueError(f"dout: expected shape {shape}, got {dout.shape}")
-    want_dx, want_dgamma, want_dbeta = check_need(need)
+    want_dx, want_dgamma, want_dbeta = check_need(need, ("dx", "dgamma", "dbeta"))
     outer, channels, inner = split_shape(shape, cache.axis)
     given = cache.mode == "test"
     gamma = check_parameter("cache.gamma", cache.gamma, (channels,), compute_dtype)
@@ -273,19 +271,23 @@ def batchnorm_backward(
     x = cache._input() if want_dgamma or (want_dx and not given) else None
 
     values = contiguous(dout, compute_dtype)
-    dx = dgamma = dbeta = None
-    if want_dx:
-        if out is not None and result_dtype is compute_dtype:
-            dx = out
-        else:
-            dx = np.empty(shape, compute_dtype) if values is dout else values
-    if want_dgamma:
-        dgamma = np.empty(channels, compute_dtype)
-    if want_dbeta:
-        dbeta = np.empty(channels, compute_dtype)
+    dx = room_for(out, values, dout, result_dtype) if want_dx else None
+    dgamma = np.empty(channels, compute_dtype) if want_dgamma else None
+    dbeta = np.empty(channels, compute_dtype) if want_dbeta else None
     if dout.size:
         _kernels.active.batchnorm_backward(
-            values, x, dx, outer, channels, inner, gamma, dgamma, dbeta, given, cache._statistics, get_num_threads()
+            values,
+            x,
+            dx,
+            outer,
+            channels,
+            inner,
+            gamma,
+            dgamma,
+            dbeta,
+            given,
+            cache._statistics,
+            get_num_threads(),
         )
     else:
         for sums in (dgamma, dbeta):

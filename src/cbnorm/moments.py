@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
-from cbnorm._arrays import as_batch, as_numbers, check_axis, contiguous, float_dtypes
+from cbnorm._arrays import as_array, as_numbers, check_axis, contiguous, float_dtypes
 from cbnorm._threads import get_num_threads
 
 
@@ -212,7 +212,7 @@ class PopulationStats:
         ValueError, TypeError
             If `x` is not such an array; nothing has changed then.
         """
-        x = as_batch(x)
+        x = as_array(x, 2)
         axis = check_axis(self.axis, x.ndim)
         if self._pooled is not None and x.shape[axis] != self._pooled.mean.size:
             raise ValueError(f"x: expected {self._pooled.mean.size} channels on axis {axis}, got shape {x.shape}")

@@ -108,3 +108,54 @@ cdef void input_gradient_run(
     cdef Py_ssize_t i
     for i in range(size):
         dx[i] = input_gradient(dout[i], x[i], mean_hi, mean_lo, scale, slope, offset)
+
+
+# Where each row has its own statistics: parameter gradients down the columns, and dxhat.
+
+cdef void add_row_gradients(
+    const floating *restrict dout,      # IN (height, width)
+    const floating *restrict x,         # IN (height, width)
+    Py_ssize_t width,
+    Py_ssize_t height,                  # at most 4
+    const floating *mean_hi,            # IN (height), as are the next two
+    const floating *mean_lo,
+    const floating *inv_std,
+    double *restrict total,             # INOUT (width) Σ dout
+    double *restrict product,           # INOUT (width) Σ dout·xhat
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef floating a, b, c, d
+    if height < 4:
+        for i in range(height):
+            for j in range(width):
+                a = dout[i * width + j]
+                total[j] += a
+                product[j] += a * normalized_input(x[i * width + j], mean_hi[i], mean_lo[i], inv_std[i])
+        return
+    for j in range(width):
+        a = dout[j]
+        b = dout[width + j]
+        c = dout[2 * width + j]
+        d = dout[3 * width + j]
+        total[j] += (a + b) + (c + d)
+        product[j] += (
+            (a * normalized_input(x[j], mean_hi[0], mean_lo[0], inv_std[0])
+             + b * normalized_input(x[width + j], mean_hi[1], mean_lo[1], inv_std[1]))
+            + (c * normalized_input(x[2 * width + j], mean_hi[2], mean_lo[2], inv_std[2])
+               + d * normalized_input(x[3 * width + j], mean_hi[3], mean_lo[3], inv_std[3])))
+
+
+cdef void multiply(
+    const floating *restrict dout, const floating *restrict gamma, floating *restrict dxhat, Py_ssize_t size
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        dxhat[i] = dout[i] * gamma[i]
+
+
+cdef void multiply_by_one(
+    const floating *restrict dout, floating gamma, floating *restrict dxhat, Py_ssize_t size
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        dxhat[i] = dout[i] * gamma

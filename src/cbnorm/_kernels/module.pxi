@@ -16,6 +16,7 @@ include "gradient.pxi"
 include "channels.pxi"
 include "columns.pxi"
 include "planes.pxi"
+include "rows.pxi"
 
 cdef extern from *:
     """
@@ -160,6 +161,64 @@ cdef int backward(
                             partial if sums_wanted else NULL, factors, streamed, threads)
     free(partial)
     free(factors)
+
+
+def rownorm_forward(
+    cnp.ndarray x not None,     # (rows, runs, inner)
+    cnp.ndarray y not None,     # the same, may be x
+    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner,
+    cnp.ndarray gamma not None, cnp.ndarray beta not None,  # (groups * runs), in the dtype of x
+    double eps,
+    bint centred,               # False: RMS normalization
+    cnp.ndarray statistics not None,    # OUT (4, rows), float64: mean, mean_lo, m2, inv_std
+    int threads,
+):
+    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred)
+    cdef bint streamed = is_streamed(cnp.PyArray_NBYTES(y))
+    threads = threads_for(rows * lay.size, threads)
+    with nogil:
+        if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
+            rows_forward(<const float *>cnp.PyArray_DATA(x), <float *>cnp.PyArray_DATA(y), &lay, eps,
+                         <const float *>cnp.PyArray_DATA(gamma), <const float *>cnp.PyArray_DATA(beta),
+                         <double *>cnp.PyArray_DATA(statistics), streamed, threads)
+        else:
+            rows_forward(<const double *>cnp.PyArray_DATA(x), <double *>cnp.PyArray_DATA(y), &lay, eps,
+                         <const double *>cnp.PyArray_DATA(gamma), <const double *>cnp.PyArray_DATA(beta),
+                         <double *>cnp.PyArray_DATA(statistics), streamed, threads)
+
+
+def rownorm_backward(
+    cnp.ndarray dout not None,  # (rows, runs, inner)
+    cnp.ndarray x not None,     # the same
+    dx,                         # the same, may be dout; None: not wanted
+    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner,
+    cnp.ndarray gamma not None, # (groups * runs), in the dtype of dout
+    dgamma, dbeta,              # OUT (groups * runs), in the dtype of dout, or None
+    bint centred,
+    cnp.ndarray statistics not None,    # IN (4, rows) as the forward pass left it
+    int threads,
+):
+    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred)
+    cdef bint streamed = is_streamed(cnp.PyArray_NBYTES(dout))
+    cdef void *out = data(dx)
+    cdef void *dgamma_out = data(dgamma)
+    cdef void *dbeta_out = data(dbeta)
+    cdef double *partial = NULL
+    if dgamma is not None or dbeta is not None:
+        partial = <double *>malloc(lay.chunks * 2 * lay.parameters * sizeof(double))
+        if partial == NULL:
+            raise MemoryError("no memory for the sums of a call")
+    threads = threads_for(rows * lay.size, threads)
+    with nogil:
+        if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
+            rows_backward(<const float *>cnp.PyArray_DATA(dout), <const float *>cnp.PyArray_DATA(x), <float *>out, &lay,
+                          <const float *>cnp.PyArray_DATA(gamma), <float *>dgamma_out, <float *>dbeta_out,
+                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, threads)
+        else:
+            rows_backward(<const double *>cnp.PyArray_DATA(dout), <const double *>cnp.PyArray_DATA(x), <double *>out,
+                          &lay, <const double *>cnp.PyArray_DATA(gamma), <double *>dgamma_out, <double *>dbeta_out,
+                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, threads)
+    free(partial)
 
 
 def any_negative(cnp.ndarray values not None):

@@ -52,3 +52,17 @@ cdef void normalize_run(
     cdef Py_ssize_t i
     for i in range(size):
         y[i] = normalized(x[i], mean_hi, mean_lo, scale, shift)
+
+
+cdef void normalize_scaled(
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *restrict gamma,     # IN (size)
+    const floating *restrict beta,      # IN (size)
+    floating *restrict y,               # OUT (size)
+) noexcept nogil:
+    """One mean and deviation for all, a gamma and beta for each number."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        y[i] = normalized(x[i], mean_hi, mean_lo, gamma[i] * inv_std, beta[i])

@@ -86,7 +86,7 @@ cdef void collect_plane_moments(
     sums[0] = 0
     for number in range(chunk * lay.chunk, min(lay.tiles, (chunk + 1) * lay.chunk)):
         tile = planes_tile(lay, channel, number)
-        tile_moments(x + tile.start, tile.stride, tile.height, tile.width, tile.tail, &mean, &mean_lo, &m2)
+        tile_moments(x + tile.start, tile.stride, tile.height, tile.width, tile.tail, True, &mean, &mean_lo, &m2)
         add_moments(sums, tile.size, mean, mean_lo, m2)
 
 

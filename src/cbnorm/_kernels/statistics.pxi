@@ -152,6 +152,7 @@ cdef void tile_moments(
     Py_ssize_t height,                  # at most BLOCK
     Py_ssize_t width,                   # at most TILE
     Py_ssize_t tail,                    # numbers in one more, incomplete row; less than width
+    bint centred,                       # false: the mean is taken to be 0, and m2 is Σ x²
     double *mean,                       # OUT
     double *mean_lo,                    # OUT
     double *m2,                         # OUT
@@ -160,16 +161,17 @@ cdef void tile_moments(
     cdef double pivot[TILE]
     cdef double total[TILE]
     cdef double squares[TILE]
-    cdef double first = x[0], mean_first_row
+    cdef double first = x[0], common = 0
     cdef Py_ssize_t j, size = width if height > 0 else tail
-    for j in range(size):               # from the first value, so that equal values give themselves
-        total[j] = x[j] - first
-    mean_first_row = first + sum_in_place(total, size) / size
+    if centred:
+        for j in range(size):           # from the first value, so that equal values give themselves
+            total[j] = x[j] - first
+        common = first + sum_in_place(total, size) / size
     for j in range(size):
-        pivot[j] = mean_first_row
+        pivot[j] = common
         total[j] = 0
         squares[j] = 0
     add_deviations(x, stride, height, width, pivot, total, squares)
     add_deviations(x + height * stride, stride, 1, tail, pivot, total, squares)
-    centre(height * width + tail, mean_first_row, sum_in_place(total, size), sum_in_place(squares, size),
-           mean, mean_lo, m2)
+    centre(height * width + tail, common, sum_in_place(total, size) if centred else 0,
+           sum_in_place(squares, size), mean, mean_lo, m2)

@@ -6,9 +6,7 @@ Same names, arguments and results as `cbnorm.batchnorm_forward` and `batchnorm_b
 import numpy as np
 
 
-def batchnorm_forward(
-    x, gamma, beta, eps=1e-5, momentum=0.9, moving_mean=None, moving_var=None, mode="train"
-):
+def batchnorm_forward(x, gamma, beta, eps=1e-5, momentum=0.9, moving_mean=None, moving_var=None, mode="train"):
     """Normalize each column: y = gamma * (x - mean) / sqrt(var + eps) + beta.
 
     Parameters

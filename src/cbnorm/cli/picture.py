@@ -99,9 +99,7 @@ def _draw_depth(axes, results, colours):
     for norm in results.norms:
         before, after = results.initial_spread[norm], results.best(norm).spread
         layers = range(1, len(before) + 1)
-        axes.plot(
-            layers, before, "o--", color=colours[norm], linewidth=2, markersize=6, markerfacecolor="white"
-        )
+        axes.plot(layers, before, "o--", color=colours[norm], linewidth=2, markersize=6, markerfacecolor="white")
         axes.plot(layers, after, "o-", color=colours[norm], linewidth=2.5, markersize=6)
         words[norm] = f"{before[0]:.2g} to {before[-1]:.2g} at first"
     axes.plot([], [], "o--", color=GREY, markerfacecolor="white", label="before training")

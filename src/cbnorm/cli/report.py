@@ -23,9 +23,7 @@ def with_progress(work, **arguments):
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
-        return work(
-            progress=lambda done, words: bar.update(task, completed=done, description=words), **arguments
-        )
+        return work(progress=lambda done, words: bar.update(task, completed=done, description=words), **arguments)
 
 
 def print_tables(results):
@@ -47,9 +45,7 @@ def print_tables(results):
     console.print(_claims(results))
     console.print(f'"Trains": {TRAINS_ACCURACY:.0%} test accuracy or more after the last epoch.')
     console.print()
-    console.print(
-        "Time in normalization: the same training with cbnorm and with NumPy formulas", style="bold"
-    )
+    console.print("Time in normalization: the same training with cbnorm and with NumPy formulas", style="bold")
     console.print(_times(results))
     for line in _comparisons(results):
         console.print(line)
@@ -84,9 +80,7 @@ def _claims(results):
         *("never" if math.isinf(run.epochs_to_target) else f"{run.epochs_to_target}" for run in best),
     )
     table.add_row("  at learning rate", *(f"{run.learning_rate:g}" for run in best))
-    table.add_row(
-        "highest learning rate that trains", *("none" if rate is None else f"{rate:g}" for rate in highest)
-    )
+    table.add_row("highest learning rate that trains", *("none" if rate is None else f"{rate:g}" for rate in highest))
     table.add_row("test accuracy", *(f"{run.accuracy:.1%}" for run in best))
     table.add_row(
         "  with population statistics",
@@ -96,9 +90,7 @@ def _claims(results):
     initial = [results.initial_spread[norm] for norm in results.norms]
     for when, spreads in (("before", initial), ("after", [run.spread for run in best])):
         for layer in (1, len(SIZES) - 2):
-            table.add_row(
-                f"  {when} training, layer {layer}", *(f"{spread[layer - 1]:.2g}" for spread in spreads)
-            )
+            table.add_row(f"  {when} training, layer {layer}", *(f"{spread[layer - 1]:.2g}" for spread in spreads))
     return table
 
 

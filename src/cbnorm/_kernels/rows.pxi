@@ -1,0 +1,279 @@
+# The walk where each row has its own statistics: layer, group, instance and RMS normalization.
+#
+# Design
+# A. The array is `rows` rows of `runs` runs of `inner` numbers, one after the other in memory. Run r of a row
+#    has the parameters number (row % groups) * runs + r. Layer normalization has inner = 1: a gamma for each
+#    number; instance normalization has one run a row.
+# B. A row is read from memory once: its statistics first, then it is normalized from cache. RMS normalization
+#    is the same with its mean held at 0 (`centred` false).
+# C. dgamma and dbeta add up over chunks of rows, by shape alone, and merge in order: the same bits for any
+#    number of threads.
+
+cdef enum:
+    ROW_CHUNK = 64      # least rows with sums of their own
+    PIECE = 8192        # numbers of a row that pass through a buffer at once: BLOCK * LANES
+
+
+cdef struct Rows:
+    Py_ssize_t rows
+    Py_ssize_t groups
+    Py_ssize_t runs
+    Py_ssize_t inner
+    Py_ssize_t size     # of a row: runs * inner
+    Py_ssize_t parameters
+    Py_ssize_t chunk    # rows of a chunk
+    Py_ssize_t chunks
+    bint centred
+
+
+cdef Rows lay_rows(
+    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner, bint centred
+) noexcept nogil:
+    cdef Rows lay
+    lay.rows = rows
+    lay.groups = groups
+    lay.runs = runs
+    lay.inner = inner
+    lay.size = runs * inner
+    lay.parameters = groups * runs
+    lay.chunk = max(<Py_ssize_t>ROW_CHUNK, (rows + MOST_CHUNKS - 1) // MOST_CHUNKS)
+    lay.chunks = (rows + lay.chunk - 1) // lay.chunk
+    lay.centred = centred
+    return lay
+
+
+cdef inline Py_ssize_t first_parameter(const Rows *lay, Py_ssize_t row) noexcept nogil:
+    return row % lay.groups * lay.runs
+
+
+# Forward
+
+cdef void run_moments(
+    const floating *x, Py_ssize_t size, bint centred,
+    double *sums,               # OUT: count, mean, mean_lo, m2
+) noexcept nogil:
+    """The moments of a contiguous run, of any length; around 0 if not centred."""
+    cdef double mean, mean_lo, m2
+    cdef Py_ssize_t done = 0, piece
+    sums[0] = 0
+    while done < size:
+        piece = min(<Py_ssize_t>PIECE, size - done)
+        tile_moments(x + done, LANES, piece // LANES, LANES, piece % LANES, centred, &mean, &mean_lo, &m2)
+        add_moments(sums, piece, mean, mean_lo, m2)
+        done += piece
+
+
+cdef void normalize_row(
+    const floating *x, floating *y, const Rows *lay, floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *gamma, const floating *beta, bint streamed,
+) noexcept nogil:
+    """gamma and beta are those of the row's first run."""
+    cdef floating buffer[PIECE]
+    cdef bint direct = not (streamed or y == x)
+    cdef floating *out
+    cdef Py_ssize_t start = 0, end, size, run = 0
+    while start < lay.size:
+        end = lay.size if lay.inner == 1 else (run + 1) * lay.inner
+        size = min(<Py_ssize_t>PIECE, end - start)
+        out = y + start if direct else &buffer[0]
+        if lay.inner == 1:
+            normalize_scaled(x + start, size, mean_hi, mean_lo, inv_std, gamma + start, beta + start, out)
+        else:
+            normalize_run(x + start, size, mean_hi, mean_lo, gamma[run] * inv_std, beta[run], out)
+        if not direct:
+            write_slab(buffer, y + start, 0, 1, size, streamed)
+        start += size
+        run += start == end
+
+
+cdef void see_row(
+    const double *statistics, const Rows *lay, Py_ssize_t row, floating *mean_hi, floating *mean_lo, floating *inv_std
+) noexcept nogil:
+    split_mean(statistics + row, statistics + lay.rows + row, mean_hi, mean_lo, 1)
+    inv_std[0] = <floating>statistics[3 * lay.rows + row]
+
+
+cdef void forward_rows(
+    const floating *x, floating *y, const Rows *lay, double eps, const floating *gamma, const floating *beta,
+    double *statistics,         # OUT (4, rows): mean, mean_lo, m2, inv_std
+    bint streamed, int thread, int threads,
+) noexcept nogil:
+    cdef double sums[4]
+    cdef floating mean_hi, mean_lo, inv_std
+    cdef Py_ssize_t row, kind, parameter
+    for row in range(share(lay.rows, thread, threads), share(lay.rows, thread + 1, threads)):
+        run_moments(x + row * lay.size, lay.size, lay.centred, sums)
+        for kind in range(3):
+            statistics[kind * lay.rows + row] = sums[1 + kind]
+        find_inv_std(sums + 3, lay.size, eps, statistics + 3 * lay.rows + row, 1)
+        see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
+        parameter = first_parameter(lay, row)
+        normalize_row(x + row * lay.size, y + row * lay.size, lay, mean_hi, mean_lo, inv_std,
+                      gamma + parameter, beta + parameter, streamed)
+    if streamed:
+        cbnorm_stream_end()
+
+
+cdef void rows_forward(
+    const floating *x,          # IN (rows, runs, inner)
+    floating *y,                # OUT (rows, runs, inner)
+    const Rows *lay, double eps,
+    const floating *gamma,      # IN (groups * runs)
+    const floating *beta,       # IN (groups * runs)
+    double *statistics,         # OUT (4, rows)
+    bint streamed, int threads,
+) noexcept nogil:
+    cdef int thread
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        for thread in prange(threads, schedule="static", chunksize=1):
+            forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, thread, threads)
+
+
+# Backward, with dxhat = dout·gamma and sums over the row:
+# dx = (inv_std / size) (size·dxhat - xhat·Σ(dxhat·xhat) - Σ dxhat)
+
+cdef void add_run_gradients(
+    const floating *dout, const floating *x, Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *total,              # INOUT Σ dout
+    double *product,            # INOUT Σ dout·xhat
+) noexcept nogil:
+    """`add_gradients` over a contiguous run."""
+    cdef floating hi[LANES]
+    cdef floating lo[LANES]
+    cdef floating scale[LANES]
+    cdef double totals[LANES]
+    cdef double products[LANES]
+    cdef Py_ssize_t j, height = size // LANES, width = LANES if size >= LANES else size
+    for j in range(width):
+        hi[j] = mean_hi
+        lo[j] = mean_lo
+        scale[j] = inv_std
+        totals[j] = 0
+        products[j] = 0
+    add_gradients(dout, x, LANES, height, LANES, &hi[0], &lo[0], &scale[0], totals, products)
+    add_gradients(dout + height * LANES, x + height * LANES, LANES, 1, size % LANES,
+                  &hi[0], &lo[0], &scale[0], totals, products)
+    total[0] += sum_in_place(totals, width)
+    product[0] += sum_in_place(products, width)
+
+
+cdef void differentiate_row(
+    const floating *dout, const floating *x, floating *dx, const Rows *lay,
+    floating mean_hi, floating mean_lo, floating inv_std, const floating *gamma, bint streamed,
+) noexcept nogil:
+    """dxhat passes through a buffer twice: for the sums, and for dx."""
+    cdef floating dxhat[PIECE]
+    cdef floating buffer[PIECE]
+    cdef double total = 0, product = 0
+    cdef bint summed
+    cdef Py_ssize_t start, end, size, run
+    for summed in range(2):
+        start = 0
+        run = 0
+        while start < lay.size:
+            end = lay.size if lay.inner == 1 else (run + 1) * lay.inner
+            size = min(<Py_ssize_t>PIECE, end - start)
+            if lay.inner == 1:
+                multiply(dout + start, gamma + start, dxhat, size)
+            else:
+                multiply_by_one(dout + start, gamma[run], dxhat, size)
+            if not summed:
+                add_run_gradients(&dxhat[0], x + start, size, mean_hi, mean_lo, inv_std, &total, &product)
+            else:
+                input_gradient_run(
+                    &dxhat[0], x + start, size, mean_hi, mean_lo, inv_std,
+                    <floating>(inv_std * product / lay.size), <floating>(total / lay.size if lay.centred else 0),
+                    &buffer[0] if streamed else dx + start)
+                if streamed:
+                    write_slab(buffer, dx + start, 0, 1, size, True)
+            start += size
+            run += start == end
+
+
+cdef void add_parameter_gradients(
+    const floating *dout, const floating *x, const Rows *lay, Py_ssize_t row, Py_ssize_t height,
+    const double *statistics,
+    double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat
+) noexcept nogil:
+    """Rows row to row + height - 1, at most four."""
+    cdef floating mean_hi[4]
+    cdef floating mean_lo[4]
+    cdef floating inv_std[4]
+    cdef Py_ssize_t i, run, start, parameter
+    for i in range(height):
+        see_row(statistics, lay, row + i, &mean_hi[i], &mean_lo[i], &inv_std[i])
+    if lay.inner == 1 and lay.groups == 1:
+        add_row_gradients(dout + row * lay.size, x + row * lay.size, lay.size, height, &mean_hi[0], &mean_lo[0],
+                          &inv_std[0], partial, partial + lay.parameters)
+        return
+    for i in range(height):
+        parameter = first_parameter(lay, row + i)
+        start = (row + i) * lay.size
+        if lay.inner == 1:
+            add_row_gradients(dout + start, x + start, lay.size, 1, &mean_hi[i], &mean_lo[i], &inv_std[i],
+                              partial + parameter, partial + lay.parameters + parameter)
+        else:
+            for run in range(lay.runs):
+                add_run_gradients(dout + start + run * lay.inner, x + start + run * lay.inner, lay.inner,
+                                  mean_hi[i], mean_lo[i], inv_std[i],
+                                  partial + parameter + run, partial + lay.parameters + parameter + run)
+
+
+cdef void backward_rows(
+    const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
+    const double *statistics, double *partial, bint streamed, int thread, int threads,
+) noexcept nogil:
+    cdef floating mean_hi, mean_lo, inv_std
+    cdef double *sums
+    cdef Py_ssize_t chunk, row, last, i, height
+    for chunk in range(share(lay.chunks, thread, threads), share(lay.chunks, thread + 1, threads)):
+        row = chunk * lay.chunk
+        last = min(lay.rows, row + lay.chunk)
+        sums = partial + chunk * 2 * lay.parameters
+        if partial != NULL:
+            memset(sums, 0, 2 * lay.parameters * sizeof(double))
+        while row < last:
+            height = min(<Py_ssize_t>4, last - row)
+            if partial != NULL:
+                add_parameter_gradients(dout, x, lay, row, height, statistics, sums)
+            if dx != NULL:
+                for i in range(row, row + height):
+                    see_row(statistics, lay, i, &mean_hi, &mean_lo, &inv_std)
+                    differentiate_row(dout + i * lay.size, x + i * lay.size, dx + i * lay.size, lay, mean_hi, mean_lo,
+                                      inv_std, gamma + first_parameter(lay, i), streamed)
+            row += height
+    if streamed:
+        cbnorm_stream_end()
+
+
+cdef void merge_parameter_gradients(
+    const Rows *lay, double *partial, floating *dgamma, floating *dbeta, int thread, int threads
+) noexcept nogil:
+    cdef Py_ssize_t chunk, first = share(lay.parameters, thread, threads)
+    cdef Py_ssize_t last = share(lay.parameters, thread + 1, threads)
+    for chunk in range(2, 2 * lay.chunks, 2):
+        add_columns(partial + first, partial + chunk * lay.parameters + first, last - first)
+        add_columns(partial + lay.parameters + first, partial + (chunk + 1) * lay.parameters + first, last - first)
+    finish_gradients(partial, partial + lay.parameters, dgamma, dbeta, first, last)
+
+
+cdef void rows_backward(
+    const floating *dout,       # IN (rows, runs, inner)
+    const floating *x,          # IN (rows, runs, inner)
+    floating *dx,               # OUT (rows, runs, inner); may be dout; NULL: not wanted
+    const Rows *lay,
+    const floating *gamma,      # IN (groups * runs)
+    floating *dgamma,           # OUT (groups * runs), or NULL
+    floating *dbeta,            # OUT (groups * runs), or NULL
+    const double *statistics,   # IN (4, rows)
+    double *partial,            # (chunks, 2, groups * runs); NULL: neither dgamma nor dbeta is wanted
+    bint streamed, int threads,
+) noexcept nogil:
+    cdef int thread
+    with parallel(num_threads=threads, use_threads_if=threads > 1):
+        for thread in prange(threads, schedule="static", chunksize=1):
+            backward_rows(dout, x, dx, lay, gamma, statistics, partial, streamed, thread, threads)
+        if partial != NULL:
+            for thread in prange(threads, schedule="static", chunksize=1):
+                merge_parameter_gradients(lay, partial, dgamma, dbeta, thread, threads)

@@ -1,0 +1,149 @@
+"""What `cbnorm bench` measures: the operations, the shapes they are timed on, and the arrays of one line."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import cbnorm
+
+EPS = 1e-5
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape as the command line spells it: `64x224x224x3@-1`, `16x256x28x28/32`."""
+
+    sizes: tuple
+    axis: int | None = None  # of the function; its own default where None
+    num_groups: int = 32
+
+    @classmethod
+    def parse(cls, text):
+        """Read SIZExSIZE...[@AXIS][/GROUPS]; a ValueError says what is wrong."""
+        found = re.fullmatch(r"(\d+(?:x\d+)+)(?:@(-?\d+))?(?:/(\d+))?", text)
+        if not found:
+            raise ValueError(f"expected sizes such as 4096x1024, 64x224x224x3@-1 or 16x256x28x28/32, got {text!r}")
+        sizes, axis, num_groups = found.groups()
+        sizes = tuple(map(int, sizes.split("x")))
+        axis, num_groups = None if axis is None else int(axis), 32 if num_groups is None else int(num_groups)
+        if 0 in sizes or num_groups == 0:
+            raise ValueError(f"expected sizes of 1 or more, got {text!r}")
+        if axis is not None and not -len(sizes) <= axis < len(sizes):
+            raise ValueError(f"expected an axis from {-len(sizes)} to {len(sizes) - 1}, got {text!r}")
+        return cls(sizes, axis, num_groups)
+
+    def __str__(self):
+        axis = "" if self.axis is None else f"@{self.axis}"
+        return "x".join(map(str, self.sizes)) + axis + ("" if self.num_groups == 32 else f"/{self.num_groups}")
+
+
+def _shapes(text):
+    return tuple(map(Shape.parse, text.split()))
+
+
+ROWS = _shapes("64x3 64x128 128x256 256x1024 1024x17 4096x1024 100000x64 65536x256 1000000x16")
+PLANES = _shapes("8x512x7x7 32x256x14x14 32x64x56x56 64x3x224x224")
+CHANNELS_LAST = _shapes("8x7x7x512@-1 32x14x14x256@-1 32x56x56x64@-1 64x224x224x3@-1")
+TOKENS = _shapes("25216x768 4096x768 32768x64")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One column of work: which function of cbnorm does it, on which shapes by default."""
+
+    function: str
+    shapes: tuple
+    kind: str = "forward"
+    parameters: str = "channels"  # the shape of gamma and beta: that, or the trailing axes
+
+    @property
+    def axis(self):
+        """The function's own default."""
+        return 1 if self.parameters == "channels" else -1
+
+    @property
+    def arrays_moved(self):
+        """How many arrays of the size of x are read or written at least: x and y; x, dout and dx."""
+        return 3 if self.kind == "backward" else 2
+
+    def unsuitable(self, shape):
+        """Say why the operation cannot be timed on a shape, or None."""
+        samples_apart = self.function.startswith(("groupnorm", "instancenorm"))
+        if samples_apart and len(shape.sizes) < 3:
+            return f"expected three axes or more, (N, C, ...), got {shape}"
+        if samples_apart and shape.axis is not None:
+            return f"expected no axis: channels are axis 1, got {shape}"
+        if self.function.startswith("groupnorm") and shape.sizes[1] % shape.num_groups:
+            return f"expected groups that divide {shape.sizes[1]} channels, such as {shape.sizes}/1"
+        return None
+
+
+_BATCH = ROWS + PLANES + CHANNELS_LAST
+_GROUP, _INSTANCE = _shapes("16x256x28x28"), _shapes("8x64x128x128")
+
+OPERATIONS = {
+    "train": Operation("batchnorm_forward", _BATCH),
+    "test": Operation("batchnorm_forward", _BATCH),
+    "backward": Operation("batchnorm_backward", _BATCH, "backward"),
+    "layernorm": Operation("layernorm_forward", TOKENS, parameters="trailing"),
+    "layernorm-backward": Operation("layernorm_backward", TOKENS, "backward", "trailing"),
+    "groupnorm": Operation("groupnorm_forward", _GROUP),
+    "groupnorm-backward": Operation("groupnorm_backward", _GROUP, "backward"),
+    "instancenorm": Operation("instancenorm_forward", _INSTANCE),
+    "rmsnorm": Operation("rmsnorm_forward", TOKENS, parameters="trailing"),
+}
+# Goes away as soon as cbnorm has them all.
+OPERATIONS = {name: each for name, each in OPERATIONS.items() if hasattr(cbnorm, each.function)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arrays of one line of the table, the same for everyone who is timed on it."""
+
+    operation: str
+    axis: int  # of the channels, or where the normalized axes begin; counted from 0
+    num_groups: int
+    x: np.ndarray
+    dout: np.ndarray
+    gamma: np.ndarray
+    beta: np.ndarray
+    moving_mean: np.ndarray  # (channels,), float64
+    moving_var: np.ndarray  # (channels,), float64
+    out: np.ndarray  # where those write that take out=
+
+    @classmethod
+    def make(cls, name, shape, dtype):
+        """Draw arrays with a mean that is not 0 and a variance that is not 1, the same at every run."""
+        operation, rng = OPERATIONS[name], np.random.default_rng(0)
+        axis = (operation.axis if shape.axis is None else shape.axis) % len(shape.sizes)
+        channels = shape.sizes[axis : axis + 1] if operation.parameters == "channels" else shape.sizes[axis:]
+        x, dout = (rng.standard_normal(shape.sizes, dtype) for _ in range(2))
+        x *= 2
+        x += 1
+        gamma, beta = (rng.uniform(0.5, 1.5, channels).astype(dtype) for _ in range(2))
+        moving_mean, moving_var = rng.uniform(0.5, 1.5, channels), rng.uniform(3, 5, channels)
+        out = np.zeros_like(x)  # touched, so that nobody pays for its page faults
+        return cls(name, axis, shape.num_groups, x, dout, gamma, beta, moving_mean, moving_var, out)
+
+    def in_float64(self):
+        """The same numbers in float64."""
+        names = ("x", "dout", "gamma", "beta")
+        return replace(self, out=None, **{name: getattr(self, name).astype(np.float64) for name in names})
+
+    @property
+    def num_channels(self):
+        """Channels of batch, group and instance normalization."""
+        return self.x.shape[self.axis]
+
+    @property
+    def bytes_moved(self):
+        """Read and written at least: each large array once."""
+        return OPERATIONS[self.operation].arrays_moved * self.x.nbytes
+
+    @property
+    def num_normalized(self):
+        """Values that share one mean and variance in layer normalization."""
+        return math.prod(self.x.shape[self.axis :])

@@ -1,0 +1,50 @@
+"""Every normalization as a NumPy user writes it, in the dtype of the arrays and for any axes.
+
+On (N, C) arrays the same lines as `cbnorm.cli.formulas`. In float64 they are what results are checked against.
+"""
+
+import numpy as np
+
+
+def forward(x, gamma, beta, eps, axes, mean=None, var=None):
+    """Normalize by the mean and variance over `axes`, or by those given; all else broadcasts to x.
+
+    Returns
+    -------
+    y : ndarray, the shape of x
+    cache : tuple
+        xhat and inv_std.
+    mean, var : ndarray
+        Of x, or those given; with axes of length 1.
+    """
+    if mean is None:
+        mean, var = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
+    inv_std = 1 / np.sqrt(var + eps)
+    xhat = (x - mean) * inv_std
+    return gamma * xhat + beta, (xhat, inv_std), mean, var
+
+
+def batch_backward(dout, cache, gamma, axes):
+    """Gradients with one gamma for all values that share a mean, by the compact form: dx, dgamma, dbeta."""
+    xhat, inv_std = cache
+    count = dout.size // inv_std.size
+    dbeta = dout.sum(axis=axes, keepdims=True)
+    dgamma = (dout * xhat).sum(axis=axes, keepdims=True)
+    dx = gamma * inv_std / count * (count * dout - xhat * dgamma - dbeta)
+    return dx, dgamma, dbeta
+
+
+def rows_backward(dout, cache, gamma, axes, parameter_axes):
+    """Gradients where gamma differs among the values that share a mean: dx, dgamma, dbeta."""
+    xhat, inv_std = cache
+    count = dout.size // inv_std.size
+    dbeta = dout.sum(axis=parameter_axes)
+    dgamma = (dout * xhat).sum(axis=parameter_axes)
+    dxhat = dout * gamma
+    total, along_xhat = dxhat.sum(axis=axes, keepdims=True), (dxhat * xhat).sum(axis=axes, keepdims=True)
+    return inv_std / count * (count * dxhat - xhat * along_xhat - total), dgamma, dbeta
+
+
+def rms_forward(x, gamma, eps, axes):
+    """Divide by the root mean square over `axes`."""
+    return x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps) * gamma

@@ -1,0 +1,119 @@
+"""Layer normalization: each row has its own statistics, each of its numbers a gamma and a beta.
+
+xhat = (x - mean) * inv_std over the trailing axes, y = gamma * xhat + beta (Ba, Kiros and Hinton, 2016).
+"""
+
+import math
+
+from numpy.typing import ArrayLike, NDArray
+
+from cbnorm._arrays import as_array, check_axis
+from cbnorm._rows import Rows, RowsCache, backward, forward
+
+
+def trailing_rows(x, axis, centred=True):
+    """See an array as rows over its axes from `axis` on."""
+    axis = check_axis(axis, x.ndim)
+    shape, parameter_shape = x.shape[:axis], x.shape[axis:]
+    return Rows(shape, math.prod(shape), 1, math.prod(parameter_shape), 1, parameter_shape, centred)
+
+
+def layernorm_forward(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    axis: int = -1,
+    out: NDArray | None = None,
+) -> tuple[NDArray, RowsCache]:
+    """Normalize over the trailing axes, then scale and shift each number of a row.
+
+    Parameters
+    ----------
+    x : array_like
+        At least one axis. Dtypes as in `batchnorm_forward`.
+    gamma, beta : array_like, optional
+        The shape of the normalized axes, ``x.shape[axis:]``. None stands for 1 and 0.
+    eps : float
+        Added to the variance, in the units of x squared; at least 0.
+    axis : int
+        Where the normalized axes begin; they go on to the last.
+    out : ndarray, optional
+        Where y goes: the shape and dtype of y, C-contiguous, apart from all inputs.
+
+    Returns
+    -------
+    y : ndarray
+        The shape of x; its dtype, or float64 for integers.
+    cache : RowsCache
+        For `layernorm_backward`. It refers to x and gamma.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described; nothing is written then.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, "Layer Normalization", 2016, https://arxiv.org/abs/1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> y, cache = cbnorm.layernorm_forward(np.array([[1.0, 3.0], [10.0, 14.0]]))
+    >>> y.round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]])
+    >>> cache.mean
+    array([ 2., 12.])
+    """
+    x = as_array(x, 1)
+    return forward("layernorm", x, gamma, beta, eps, out, trailing_rows(x, axis))
+
+
+def layernorm_backward(
+    dout: ArrayLike,
+    cache: RowsCache,
+    *,
+    need: tuple[bool, bool, bool] = (True, True, True),
+    out: NDArray | None = None,
+) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+    """Gradients with respect to x, gamma and beta.
+
+    With D numbers a row and ``dxhat = dout * gamma``,
+    ``dx = (inv_std / D) * (D * dxhat - xhat * sum(dxhat * xhat) - sum(dxhat))``.
+
+    Parameters
+    ----------
+    dout : array_like
+        The shape of y; converted to the dtype that the forward call computed in.
+    cache : RowsCache
+        From `layernorm_forward`.
+    need : tuple of three bools
+        Which of dx, dgamma and dbeta are wanted. The others are None and are not computed.
+    out : ndarray, optional
+        Where dx goes: the shape and dtype of dx, C-contiguous. It may be dout.
+
+    Returns
+    -------
+    dx : ndarray or None
+        The shape and dtype of y.
+    dgamma, dbeta : ndarray or None
+        The shape of the normalized axes, summed over rows, float32 or float64 as the forward call
+        computed; also where gamma or beta was None.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described; nothing is written then.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> y, cache = cbnorm.layernorm_forward(np.array([[1.0, 3.0], [10.0, 14.0]]))
+    >>> dx, dgamma, dbeta = cbnorm.layernorm_backward(np.ones_like(y), cache)
+    >>> dbeta
+    array([2., 2.])
+    """
+    return backward("layernorm", dout, cache, need, out)
