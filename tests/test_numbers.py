@@ -11,7 +11,12 @@ import cbnorm
 DTYPES = [np.float32, np.float64]
 OFFSETS = [0, 1, 1e2, 1e4, 1e5, 1e6]
 # Each walk, with several tiles of each; the channel axis is 1.
-SHAPES = {"columns": (5_003, 7), "wide columns": (300, 301), "short planes": (77, 3, 49), "planes": (3, 4, 9_001)}
+SHAPES = {
+    "columns": (5_003, 7),
+    "wide columns": (300, 301),
+    "short planes": (77, 3, 49),
+    "planes": (3, 4, 9_001),
+}
 
 
 def truth(values):

@@ -92,14 +92,17 @@ def split_shape(shape, axis):
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
-def check_parameter(name, value, shape, dtype):
-    """`gamma`, `beta` or a moving statistic: contiguous, in the dtype wanted; None stays None."""
-    if value is None:
-        return None
+def check_shape(name, value, shape):
+    """An array of numbers in one shape."""
     array = as_numbers(name, value)
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    return contiguous(array, dtype)
+    return array
+
+
+def check_parameter(name, value, shape, dtype):
+    """`gamma` or `beta` in the dtype of the computation; None stays None."""
+    return None if value is None else contiguous(check_shape(name, value, shape), dtype)
 
 
 def check_number(name, value, low, high):
@@ -122,10 +125,11 @@ def check_eps(eps):
 
 
 def check_choice(name, value, choices):
-    """One of a few values, such as a mode."""
-    for choice in choices:
-        if type(value) is type(choice) and value == choice:
-            return choice
+    """One of a few strings or integers, such as a mode."""
+    if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
+        for choice in choices:
+            if value == choice:
+                return choice
     raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
 
 

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import (
-    FLOAT64,
     as_array,
     as_numbers,
     as_result,
@@ -20,6 +19,7 @@ from cbnorm._arrays import (
     check_number,
     check_out,
     check_parameter,
+    check_shape,
     contiguous,
     float_dtypes,
     room_for,
@@ -173,7 +173,7 @@ def batchnorm_forward(
     new_mean = _copy_moving("moving_mean", moving_mean, channels, needed=given)
     new_var = _copy_moving("moving_var", moving_var, channels, needed=given)
     if new_var is not None and _kernels.active.any_negative(new_var):
-        raise ValueError(f"moving_var: expected no negative number, got {new_var.min()}")
+        raise ValueError(f"moving_var: expected no negative number, got {np.nanmin(new_var)}")
     ddof = check_choice("ddof", ddof, (0, 1))
     if ddof == 1 and not given and outer * inner == 1:
         raise ValueError(f"ddof: expected 0 for one value a channel, got 1 with x of shape {shape}")
@@ -197,12 +197,11 @@ def batchnorm_forward(
 
 
 def _copy_moving(name, value, channels, needed):
-    if value is None:
-        if needed:
-            raise ValueError(f"{name}: expected an array of shape ({channels},) in test mode, got None")
-        return None
-    array = check_parameter(name, value, (channels,), FLOAT64)
-    return array.copy() if array is value else array
+    if value is not None:
+        return np.array(check_shape(name, value, (channels,)), dtype=np.float64)
+    if needed:
+        raise ValueError(f"{name}: expected an array of shape ({channels},) in test mode, got None")
+    return None
 
 
 def batchnorm_backward(

@@ -37,7 +37,8 @@ class Shape:
 
     def __str__(self):
         axis = "" if self.axis is None else f"@{self.axis}"
-        return "x".join(map(str, self.sizes)) + axis + ("" if self.num_groups == 32 else f"/{self.num_groups}")
+        groups = "" if self.num_groups == 32 else f"/{self.num_groups}"
+        return "x".join(map(str, self.sizes)) + axis + groups
 
 
 def _shapes(text):
@@ -77,7 +78,7 @@ class Operation:
         if samples_apart and shape.axis is not None:
             return f"expected no axis: channels are axis 1, got {shape}"
         if self.function.startswith("groupnorm") and shape.sizes[1] % shape.num_groups:
-            return f"expected groups that divide {shape.sizes[1]} channels, such as {shape.sizes}/1"
+            return f"expected a number of groups that divides {shape.sizes[1]} channels, as in {replace(shape, num_groups=1)}, got {shape}"
         return None
 
 

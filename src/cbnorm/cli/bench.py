@@ -1,0 +1,251 @@
+"""The measurement of `cbnorm bench`: everyone checked against float64, then timed in turn on the same arrays."""
+
+import math
+import platform
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from itertools import count
+from time import perf_counter
+
+import numpy as np
+
+from cbnorm._config import show_config
+from cbnorm.cli.bench_cases import OPERATIONS, Case
+from cbnorm.cli.bench_numpy import NumPy
+from cbnorm.cli.bench_peers import Cbnorm
+from cbnorm.cli.bench_sklearn import Sklearn
+from cbnorm.cli.bench_torch import Torch, TorchCopy
+
+PEERS = {peer.name: peer for peer in (NumPy, Torch, Sklearn)}
+US, COPY = "cbnorm", "copy"
+
+# Largest difference from the formulas in float64 that counts as agreement, as a share of the largest number
+# (of 1 at least): loose enough for sums of a million float32, too tight for a wrong formula.
+TOLERANCE = {"float32": 1e-3, "float64": 1e-10}
+LEAST_RUNS = 5
+
+
+@dataclass
+class Line:
+    """What was found for one operation on one shape."""
+
+    operation: str
+    shape: str
+    sizes: tuple
+    bytes_moved: int
+    seconds: dict = field(default_factory=dict)  # name -> {"fresh": s, "out": s}, the minima; copy: {"out": s}
+    runs: dict = field(default_factory=dict)  # the same keys: how many calls each minimum is of
+    errors: dict = field(default_factory=dict)  # name -> largest difference from float64
+    failures: dict = field(default_factory=dict)  # name -> why it was not timed
+
+    def ratio(self, peer, kind):
+        """How many times as long a peer takes as cbnorm; None where either was not timed.
+
+        `kind` is "fresh", or "out": cbnorm with out= against the better of the peer's two.
+        """
+        ours, theirs = self.seconds.get(US, {}), self.seconds.get(peer, {})
+        if kind not in ours or kind not in theirs:
+            return None
+        return (min(theirs.values()) if kind == "out" else theirs[kind]) / ours[kind]
+
+    @property
+    def share_of_limit(self):
+        """Speed of cbnorm with out= as a fraction of that of the copy."""
+        ours = self.seconds.get(US)
+        return self.seconds[COPY]["out"] / ours["out"] if ours else None
+
+
+@dataclass
+class Results:
+    """All that the table, the JSON file and the picture show."""
+
+    dtype: str
+    num_threads: int
+    budget: float
+    peers: tuple
+    notes: dict  # peer -> what its numbers leave out
+    copy: str  # how the limit was measured
+    machine: dict
+    versions: dict
+    lines: list
+
+    @property
+    def agrees(self):
+        """Whether cbnorm itself came close enough to float64 on every line."""
+        return not any(US in line.failures for line in self.lines)
+
+
+class NumPyCopy:
+    """NumPy's copy of one array into another: the limit where PyTorch is not installed."""
+
+    words = "NumPy's copyto, one thread whatever --threads says"
+
+    def __init__(self, num_threads):
+        pass
+
+    def call(self, source, target):
+        """The call to time."""
+        return partial(np.copyto, target, source)
+
+    def close(self):
+        """Nothing to undo."""
+
+
+def installed_peers():
+    """Names of the peers that can be imported here."""
+    return [name for name in PEERS if find_spec(name)]
+
+
+def run(plan, peers, dtype, num_threads, budget, progress=None):
+    """Time cbnorm and its peers.
+
+    Parameters
+    ----------
+    plan : sequence of (str, Shape)
+        The lines: names of `bench_cases.OPERATIONS`, each with a shape.
+    peers : sequence of str
+        Names of `PEERS`.
+    dtype : {"float32", "float64"}
+        Of all arrays.
+    num_threads : int
+        For everyone who can use more than one.
+    budget : float
+        Seconds for the timing of one line; five calls of each are made in any case.
+    progress : callable, optional
+        Called with the share done, 0 to 1, and a few words.
+
+    Returns
+    -------
+    Results
+    """
+    progress = progress or (lambda done, words: None)
+    with ExitStack() as stack:
+        # cbnorm first: who loads OpenMP first decides which one the process has.
+        players = [stack.enter_context(closing(each(num_threads))) for each in (Cbnorm, *map(PEERS.get, peers))]
+        copy = stack.enter_context(closing((TorchCopy if find_spec("torch") else NumPyCopy)(num_threads)))
+        lines = []
+        for index, (operation, shape) in enumerate(plan):
+            progress(index / len(plan), f"{operation} {shape}")
+            lines.append(_measure(operation, shape, players, copy, dtype, budget))
+        progress(1.0, "done")
+        config = show_config("dicts")
+        versions = {"python": platform.python_version(), "numpy": np.__version__}
+        return Results(
+            dtype=dtype,
+            num_threads=num_threads,
+            budget=budget,
+            peers=tuple(peers),
+            notes={player.name: player.note for player in players if player.note},
+            copy=copy.words,
+            machine={name: config[name] for name in ("cpu", "kernels", "openmp", "threads")},
+            versions=versions | {player.name: player.version() for player in players},
+            lines=lines,
+        )
+
+
+def _measure(operation, shape, players, copy, dtype, budget):
+    case = Case.make(operation, shape, np.dtype(dtype))
+    line = Line(operation, str(shape), shape.sizes, case.bytes_moved)
+    contestants = {(COPY, "out"): copy.call(*_copied(case))}
+    truth = _truth(case)
+    for player in players:
+        calls = _agreeing(player, case, truth, line)
+        if calls:
+            contestants[player.name, "fresh"] = calls.fresh
+            if calls.out:
+                contestants[player.name, "out"] = calls.out
+    del truth
+    for (name, kind), (seconds, runs) in interleave(contestants, budget).items():
+        line.seconds.setdefault(name, {})[kind] = seconds
+        line.runs.setdefault(name, {})[kind] = runs
+    return line
+
+
+def _copied(case):
+    """Two arrays whose copy reads and writes as many bytes as the operation must."""
+    if OPERATIONS[case.operation].kind == "forward":
+        return case.x, case.out
+    x, dout = case.x.reshape(-1), case.dout.reshape(-1)
+    source = np.concatenate([x, dout[: len(dout) // 2]])  # three arrays moved: one and a half copied
+    return source, np.zeros_like(source)
+
+
+def _truth(case):
+    case = case.in_float64()
+    calls = NumPy(1).calls(case)
+    return calls.arrays(calls.fresh())
+
+
+def _agreeing(player, case, truth, line):
+    """The calls of a player, once each has come close enough to the truth; else None, and why in `line`."""
+    try:
+        calls = player.calls(case)
+        if calls is None:
+            return None
+        error = 0.0
+        for call in (calls.fresh, calls.out):
+            if call:
+                case.out.fill(np.nan)
+                arrays = calls.arrays(call())
+                if call is calls.out:
+                    arrays = [case.out, *arrays[1:]]
+                error = max(error, *(_difference(*pair) for pair in zip(arrays, truth, strict=True)))
+    except Exception as failure:  # a peer's own: reported, so that the others are still timed
+        line.failures[player.name] = f"{type(failure).__name__}: {failure}"
+        return None
+    line.errors[player.name] = error
+    tolerance = TOLERANCE[case.x.dtype.name]
+    if error <= tolerance:
+        return calls
+    line.failures[player.name] = f"differs from float64 by {error:.1e} (tolerance {tolerance:.0e})"
+    return None
+
+
+def _difference(array, truth):
+    """Largest difference as a share of the largest true number; infinity for NaN or another size."""
+    if array.size != truth.size:
+        return math.inf
+    largest = max(1.0, np.abs(truth).max())
+    error = float(np.abs(array.reshape(truth.shape) - truth).max()) / largest
+    return math.inf if math.isnan(error) else error
+
+
+def interleave(contestants, budget):
+    """Time calls in turn: in rounds of random order, so that each meets every load and cache the others leave.
+
+    Who has had more than the average time sits the round out, so that slow ones do not use up the budget.
+
+    Parameters
+    ----------
+    contestants : dict of callables
+        Without arguments.
+    budget : float
+        Seconds for all together.
+
+    Returns
+    -------
+    dict of (float, int)
+        Seconds of the fastest call, and how many were made.
+    """
+    names = list(contestants)
+    best, spent, runs = dict.fromkeys(names, math.inf), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    rng = np.random.default_rng(0)
+    end = perf_counter() + budget
+    for index in count():
+        if index >= LEAST_RUNS and perf_counter() >= end:
+            return {name: (best[name], runs[name]) for name in names}
+        average = sum(spent.values()) / len(names)
+        for position in rng.permutation(len(names)):
+            name = names[position]
+            if index >= LEAST_RUNS and spent[name] > average:
+                continue
+            call = contestants[name]
+            start = perf_counter()
+            call()
+            seconds = perf_counter() - start
+            best[name] = min(best[name], seconds)
+            spent[name] += seconds
+            runs[name] += 1
+    return None

@@ -1,0 +1,111 @@
+"""What a peer of `cbnorm bench` is, and cbnorm itself as one.
+
+A peer is a class with the `name` under which it is imported, made with the number of threads it may use.
+Its `operations` map names of `bench_cases.OPERATIONS` to a function of a Case that gives Calls, or None
+where the peer cannot do that case. To add one, write its file and name it in `bench.PEERS`; whatever it
+needs is imported in its constructor.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import NamedTuple
+
+import cbnorm
+from cbnorm.cli.bench_cases import EPS, MOMENTUM
+
+
+class Calls(NamedTuple):
+    """The calls to time, without arguments, for one Case."""
+
+    fresh: Callable
+    out: Callable | None = None  # the same into the Case's `out`
+    arrays: Callable = lambda result: result  # what a call gave -> y, or dx, dgamma, dbeta, as NumPy arrays
+
+
+def first(result):
+    """Y alone, of what a forward call gave."""
+    return result[:1]
+
+
+class Peer:
+    """What peers have in common."""
+
+    name = ""
+    note = ""  # what its numbers leave out, for the caption
+
+    def __init__(self, num_threads):
+        self.operations = {}
+
+    def calls(self, case):
+        """Calls for a case, or None where this peer cannot do it."""
+        operation = self.operations.get(case.operation)
+        return operation and operation(case)
+
+    def close(self):
+        """Undo what the constructor set for the whole process."""
+
+    def version(self):
+        """As the package's metadata has it."""
+        return version(self.name)
+
+
+class Cbnorm(Peer):
+    """The library itself, through its public functions."""
+
+    name = "cbnorm"
+
+    def __init__(self, num_threads):
+        self._before = cbnorm.get_num_threads()
+        cbnorm.set_num_threads(num_threads)
+        self.operations = {
+            "train": self._batchnorm,
+            "test": self._batchnorm,
+            "backward": self._batchnorm_backward,
+            "layernorm": self._layernorm,
+            "layernorm-backward": self._layernorm_backward,
+            "groupnorm": self._groupnorm,
+            "groupnorm-backward": self._groupnorm_backward,
+            "instancenorm": self._instancenorm,
+            "rmsnorm": self._rmsnorm,
+        }
+
+    def close(self):
+        """Give back the number of threads."""
+        cbnorm.set_num_threads(self._before)
+
+    def _forward(self, case, function, *arguments, **options):
+        call = partial(function, case.x, *arguments, **options)
+        return Calls(call, partial(call, out=case.out), first)
+
+    def _backward(self, case, function, cache):
+        call = partial(function, case.dout, cache)
+        return Calls(call, partial(call, out=case.out))
+
+    def _batchnorm(self, case):
+        moving = (case.moving_mean, case.moving_var, case.operation)
+        arguments = (case.gamma, case.beta, EPS, MOMENTUM, *moving)
+        return self._forward(case, cbnorm.batchnorm_forward, *arguments, axis=case.axis)
+
+    def _batchnorm_backward(self, case):
+        cache = cbnorm.batchnorm_forward(case.x, case.gamma, case.beta, EPS, axis=case.axis)[1]
+        return self._backward(case, cbnorm.batchnorm_backward, cache)
+
+    def _layernorm(self, case):
+        return self._forward(case, cbnorm.layernorm_forward, case.gamma, case.beta, EPS, axis=case.axis)
+
+    def _layernorm_backward(self, case):
+        cache = self._layernorm(case).fresh()[1]
+        return self._backward(case, cbnorm.layernorm_backward, cache)
+
+    def _groupnorm(self, case):
+        return self._forward(case, cbnorm.groupnorm_forward, case.gamma, case.beta, case.num_groups, EPS)
+
+    def _groupnorm_backward(self, case):
+        return self._backward(case, cbnorm.groupnorm_backward, self._groupnorm(case).fresh()[1])
+
+    def _instancenorm(self, case):
+        return self._forward(case, cbnorm.instancenorm_forward, case.gamma, case.beta, EPS)
+
+    def _rmsnorm(self, case):
+        return self._forward(case, cbnorm.rmsnorm_forward, case.gamma, EPS, axis=case.axis)

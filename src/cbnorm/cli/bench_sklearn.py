@@ -1,0 +1,50 @@
+"""The peer `sklearn` of `cbnorm bench`: StandardScaler, which standardizes the columns of a table."""
+
+from functools import partial
+from importlib.metadata import version
+
+import numpy as np
+
+from cbnorm.cli.bench_cases import EPS
+from cbnorm.cli.bench_peers import Calls, Peer
+
+
+class Sklearn(Peer):
+    """scikit-learn. Its only in-place form overwrites x, so that it has no out= to time."""
+
+    name = "sklearn"
+    note = "one thread; without gamma, beta and eps"
+
+    def __init__(self, num_threads):
+        import sklearn
+        from sklearn.preprocessing import StandardScaler
+
+        self.scaler = StandardScaler
+        self._config = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
+        self._config.__enter__()
+        self.operations = {"train": self._train, "test": self._test}
+
+    def close(self):
+        """Give back its configuration."""
+        self._config.__exit__(None, None, None)
+
+    def version(self):
+        """The version of the package that brings it."""
+        return version("scikit-learn")
+
+    def _train(self, case):
+        return _calls(case, self.scaler().fit_transform)
+
+    def _test(self, case):
+        scaler = self.scaler()
+        scaler.n_features_in_ = case.num_channels
+        scaler.mean_, scaler.var_ = case.moving_mean, case.moving_var
+        scaler.scale_ = np.sqrt(case.moving_var + EPS)
+        return _calls(case, scaler.transform)
+
+
+def _calls(case, function):
+    """Calls for a table of rows; gamma and beta join its result for the check alone."""
+    if case.x.ndim != 2 or case.axis != 1:
+        return None
+    return Calls(partial(function, case.x), None, lambda xhat: (case.gamma * xhat + case.beta,))

@@ -1,0 +1,417 @@
+"""`moments` over any axes, merging, and `PopulationStats`, against NumPy in longdouble and the reference."""
+
+import copy
+import itertools
+import math
+import pickle
+from functools import reduce
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import cbnorm
+
+SHAPES = [(7,), (5, 3), (4, 3, 5), (3, 4, 2, 5), (2, 300, 3), (130, 70)]
+AXES = [
+    (shape, axes)
+    for shape in SHAPES
+    for count in range(len(shape) + 1)
+    for axes in itertools.combinations(range(len(shape)), count)
+]
+DTYPES = [np.bool_, np.int8, np.uint16, np.int64, np.float16, np.float32, np.float64]
+
+
+def sample(shape, dtype=np.float64, offset=0.0, seed=0):
+    """Normal values of deviation 1 around `offset`."""
+    values = np.random.default_rng(seed).standard_normal(shape) + offset
+    if np.dtype(dtype).kind in "biu":
+        values = np.abs(values * 20) % 2 if dtype is np.bool_ else np.abs(values * 20) % 127
+    return values.astype(dtype)
+
+
+def bits(statistics):
+    """Everything that a Moments says."""
+    return statistics.count, statistics.mean.shape, statistics.mean.tobytes(), statistics.m2.tobytes()
+
+
+def assert_moments(got, x, axes=None, tolerance=1e-14):
+    """Count, mean and m2 of x over `axes`; m2 to `tolerance`, the mean to that of the largest deviation."""
+    x = np.asarray(x, np.longdouble)
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    mean = x.mean(axis=axes, keepdims=True)
+    m2 = np.square(x - mean).sum(axis=axes)
+    mean = mean.squeeze(axes)
+    assert type(got.count) is int
+    assert got.count == math.prod(x.shape[axis] for axis in axes)
+    for part in (got.mean, got.m2):
+        assert part.dtype == np.float64
+        assert part.shape == mean.shape
+    deviation = np.sqrt(m2 / max(got.count, 1))
+    assert np.all(np.abs(got.mean - mean) <= tolerance * deviation + np.spacing(np.abs(got.mean)))
+    assert np.all(np.abs(got.m2 - m2) <= tolerance * m2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axes"), AXES)
+def test_every_subset_of_axes(shape, axes, dtype):
+    x = sample(shape, dtype, offset=3)
+    got = cbnorm.moments(x, axes)
+    assert_moments(got, x, axes)
+    same = [tuple(reversed(axes)), tuple(axis - len(shape) for axis in axes)]
+    same += [axes[0], np.int64(axes[0] - len(shape))] if len(axes) == 1 else []
+    same += [None] if len(axes) == len(shape) else []
+    for axis in same:
+        assert bits(cbnorm.moments(x, axis)) == bits(got)
+
+
+@pytest.mark.parametrize("form", ["Fortran order", "strides", "negative strides", "byte order", "list"])
+@pytest.mark.parametrize("axes", [0, 1, (0, 2), (1, 2), None])
+def test_any_form_of_array(axes, form):
+    x = sample((4, 3, 5))
+    forms = {
+        "Fortran order": np.asfortranarray(x),
+        "strides": np.repeat(x, 2, axis=1)[:, ::2],
+        "negative strides": x[::-1].copy()[::-1],
+        "byte order": x.astype(x.dtype.newbyteorder()),
+        "list": x.tolist(),
+    }
+    assert bits(cbnorm.moments(forms[form], axes)) == bits(cbnorm.moments(x, axes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_every_dtype(axes, dtype):
+    x = sample((40, 30), dtype)
+    before = x.tobytes()
+    assert_moments(cbnorm.moments(x, axes), x, axes)
+    assert x.tobytes() == before
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("offset", [1e4, -1e6])
+def test_no_digit_is_lost_at_an_offset(offset, axes, dtype):
+    x = sample((1000, 33), dtype, offset)
+    assert_moments(cbnorm.moments(x, axes), x, axes, tolerance=1e-12)
+
+
+def test_numpy_axis_0_is_the_default():
+    x = sample((5, 3))
+    assert bits(cbnorm.moments(x)) == bits(cbnorm.moments(x, 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "count", "remaining"),
+    [
+        ((0, 3), 0, 0, (3,)),
+        ((3, 0), 0, 3, (0,)),
+        ((3, 0), 1, 0, (3,)),
+        ((2, 0, 4), (0, 1), 0, (4,)),
+        ((0,), None, 0, ()),
+    ],
+)
+def test_no_values(shape, axes, count, remaining):
+    got = cbnorm.moments(np.empty(shape), axes)
+    assert got.count == count
+    assert got.mean.shape == got.m2.shape == got.var().shape == remaining
+    assert np.isnan(got.mean).all()
+    assert (got.m2 == 0).all()
+    assert np.isnan(got.var()).all()
+    assert np.isnan(got.std()).all()
+
+
+def test_a_single_number():
+    got = cbnorm.moments(5.0, axis=None)
+    assert (got.count, got.mean.shape, got.mean.item(), got.m2.item()) == (1, (), 5.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("axes", [0, 1])
+def test_nan_and_inf_stay_in_their_channel(axes, value):
+    x = sample((70, 40))
+    clean = cbnorm.moments(x, axes)
+    x[5, 5] = value
+    got = cbnorm.moments(x, axes)
+    assert not np.isfinite(got.mean[5])
+    assert np.isnan(got.m2[5])
+    others = np.arange(got.mean.size) != 5
+    assert got.mean[others].tobytes() == clean.mean[others].tobytes()
+    assert got.m2[others].tobytes() == clean.m2[others].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "error", "words"),
+    [
+        (np.ones((2, 3), complex), 0, TypeError, "x: expected real numbers"),
+        (["a"], 0, TypeError, "x: expected real numbers"),
+        ([[1.0], [1.0, 2.0]], 0, ValueError, "x: expected an array of numbers, got list"),
+        (np.ma.ones((2, 3)), 0, TypeError, "x: expected an array without a mask"),
+        (5.0, 0, ValueError, "axis: expected "),
+        *((np.ones((2, 3)), axis, ValueError, "axis: expected -2 to 1") for axis in (2, -3, (0, 2))),
+        *((np.ones((2, 3)), axis, ValueError, "axis: expected each axis once") for axis in ((0, 0), (1, -1))),
+        *(
+            (np.ones((2, 3)), axis, TypeError, "axis: expected an integer")
+            for axis in (1.0, "0", [0], (0, None))
+        ),
+    ],
+)
+def test_bad_input_of_moments(x, axis, error, words):
+    with pytest.raises(error) as failure:
+        cbnorm.moments(x, axis)
+    assert str(failure.value).startswith(words)
+
+
+def test_var_and_std():
+    x = sample((9, 3))
+    got = cbnorm.moments(x)
+    for ddof in (0, 1, 2.5):
+        np.testing.assert_allclose(got.var(ddof), np.var(x, axis=0, ddof=ddof), rtol=1e-14)
+        np.testing.assert_allclose(got.std(ddof), np.std(x, axis=0, ddof=ddof), rtol=1e-14)
+    assert got.var().tobytes() == got.var(ddof=0).tobytes()
+    for ddof in (9, 10):
+        assert np.isnan(got.var(ddof)).all()
+        assert got.std(ddof).shape == (3,)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_merging_is_associative_within_rounding(offset):
+    x = sample((60, 4), offset=offset)
+    a, b, c = (cbnorm.moments(part) for part in np.split(x, [7, 40]))
+    for got in ((a + b) + c, a + (b + c), (c + a) + b):
+        assert_moments(got, x, (0,), tolerance=1e-14 if offset == 0 else 1e-9)
+
+
+def test_merging_with_nothing_changes_no_bit():
+    something, nothing = cbnorm.moments(sample((60, 4))), cbnorm.moments(np.empty((0, 4)))
+    before = bits(something)
+    assert bits(something + nothing) == bits(nothing + something) == bits(something) == before
+    assert bits(nothing + nothing) == bits(nothing)
+
+
+@settings(deadline=None, max_examples=60, database=None, derandomize=True)
+@given(data=st.data(), offset=st.sampled_from([0.0, 1e6]), dtype=st.sampled_from([np.float32, np.float64]))
+def test_merging_any_split_gives_the_moments_of_the_whole(data, offset, dtype):
+    numbers = st.floats(-1024, 1024, width=32)
+    x = data.draw(arrays(dtype, st.tuples(st.integers(1, 40), st.integers(1, 3)), elements=numbers))
+    x = (x + offset).astype(dtype)
+    cuts = data.draw(st.lists(st.integers(0, len(x)), max_size=5).map(sorted))
+    parts = [cbnorm.moments(part) for part in np.split(x, cuts)]
+    while len(parts) > 1:
+        first = data.draw(st.integers(0, len(parts) - 2))
+        parts[first : first + 2] = [parts[first] + parts[first + 1]]
+
+    exact = x.astype(np.longdouble)
+    mean = exact.mean(axis=0)
+    m2 = np.square(exact - mean).sum(axis=0)
+    # A mean is off by a few units of float64's last digit, which the products of deviations carry on.
+    rounding = 4 * np.finfo(float).eps * np.abs(exact).max(axis=0)
+    assert parts[0].count == len(x)
+    assert np.all(np.abs(parts[0].mean - mean) <= rounding)
+    spread = np.ptp(exact, axis=0)
+    assert np.all(np.abs(parts[0].m2 - m2) <= 1e-14 * m2 + len(x) * rounding * (spread + rounding))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_moments_pickle_and_copy_exactly(protocol):
+    x = sample((60, 4), offset=1e6)
+    x[0, 1], x[:, 2] = np.nan, -0.0
+    got = cbnorm.moments(x)
+    assert bits(pickle.loads(pickle.dumps(got, protocol))) == bits(got)
+    assert bits(copy.deepcopy(got)) == bits(got)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((-1, [0.0], [0.0]), ValueError, "count: expected at least 0, got -1"),
+        *(((count, [0.0], [0.0]), TypeError, "count: expected an integer") for count in (1.0, None, "1")),
+        ((1, "a", [0.0]), TypeError, "mean: expected real numbers"),
+        ((1, [0.0], [0j]), TypeError, "m2: expected real numbers"),
+        ((1, [0.0], 0.0), ValueError, "m2: expected the shape of mean, (1,), got ()"),
+        ((1, [[0.0]], [0.0]), ValueError, "m2: expected the shape of mean, (1, 1), got (1,)"),
+    ],
+)
+def test_bad_moments(arguments, error, words):
+    with pytest.raises(error) as failure:
+        cbnorm.Moments(*arguments)
+    assert str(failure.value).startswith(words)
+
+
+def test_moments_do_not_merge_with_anything_else():
+    three = cbnorm.moments(sample((5, 3)))
+    with pytest.raises(ValueError, match=r"^other: expected moments of shape \(3,\), got \(4,\)$"):
+        three + cbnorm.moments(sample((5, 4)))
+    for other in (1, three.mean, None):
+        with pytest.raises(TypeError):
+            three + other
+
+
+def test_moments_made_by_hand():
+    made = cbnorm.Moments(np.int32(4), [1, 2], np.float32([3, 4]))
+    assert type(made.count) is int
+    assert (made.mean.dtype, made.m2.dtype) == (np.float64, np.float64)
+    assert made.var().tolist() == [0.75, 1.0]
+    with pytest.raises(AttributeError):
+        made.count = 5
+
+
+# PopulationStats: shapes of the batches, with uneven and empty ones, and the channel axis.
+BATCHES = {
+    "rows": ([(7, 3), (1, 3), (0, 3), (40, 3)], 1),
+    "images": ([(2, 3, 4, 5), (3, 3, 4, 5), (1, 3, 2, 1), (2, 3, 0, 5)], 1),
+    "channels last": ([(0, 4, 4, 3), (2, 4, 4, 3), (5, 4, 1, 3)], -1),
+    "channels first": ([(3, 9), (3, 2), (3, 0)], 0),
+    "one channel, any ndim": ([(5, 1), (2, 1, 3), (4, 1, 2, 2)], 1),
+}
+every_kind_of_batches = pytest.mark.parametrize(("shapes", "axis"), BATCHES.values(), ids=BATCHES.keys())
+
+
+def make_batches(shapes, dtype=np.float64, offset=2.0):
+    return [sample(shape, dtype, offset + number, seed=number) for number, shape in enumerate(shapes)]
+
+
+def gather(batches, axis=1):
+    gathered = cbnorm.PopulationStats(axis)
+    for batch in batches:
+        assert gathered.update(batch) is None
+    return gathered
+
+
+def state(gathered):
+    """Everything that a PopulationStats says."""
+    average = [part.tobytes() for part in gathered.batch_average()] if gathered.batches > 1 else None
+    pooled = (gathered.mean.tobytes(), gathered.var().tobytes()) if gathered.count else None
+    return gathered.axis, gathered.count, gathered.batches, pooled, average
+
+
+@every_kind_of_batches
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_population_statistics(shapes, axis, dtype):
+    batches = make_batches(shapes, dtype)
+    gathered = gather(batches, axis)
+    for ddof in (0, 1):
+        mean, var = reference.pooled_statistics(batches, axis, ddof)
+        np.testing.assert_allclose(gathered.mean, mean, rtol=1e-13)
+        np.testing.assert_allclose(gathered.var(ddof), var, rtol=1e-13)
+    mean, var = reference.batch_average(batches, axis)
+    np.testing.assert_allclose(gathered.batch_average()[0], mean, rtol=1e-13)
+    np.testing.assert_allclose(gathered.batch_average()[1], var, rtol=1e-13)
+    assert gathered.batches == sum(batch.size > 0 for batch in batches)
+    assert gathered.count == sum(batch.size for batch in batches) // batches[0].shape[axis]
+    assert {part.dtype for part in (gathered.mean, gathered.var(), *gathered.batch_average())} == {
+        np.dtype(float)
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_population_statistics_at_an_offset(dtype):
+    batches = [sample((100, 3), dtype, offset=1e6, seed=seed) for seed in range(20)]
+    whole = np.concatenate(batches).astype(np.longdouble)
+    gathered = gather(batches)
+    np.testing.assert_allclose(gathered.mean, whole.mean(axis=0).astype(float), rtol=1e-15)
+    np.testing.assert_allclose(gathered.var(), whole.var(axis=0).astype(float), rtol=1e-10)
+
+
+@every_kind_of_batches
+def test_population_statistics_merge(shapes, axis):
+    batches = make_batches(shapes)
+    whole, nothing = gather(batches, axis), cbnorm.PopulationStats(axis)
+    for cut in range(len(batches) + 1):
+        parts = gather(batches[:cut], axis), gather(batches[cut:], axis)
+        before = [state(part) for part in parts]
+        both = reduce(cbnorm.PopulationStats.__add__, (nothing, *parts, nothing))
+        assert (both.axis, both.count, both.batches) == (axis, whole.count, whole.batches)
+        np.testing.assert_allclose(both.mean, whole.mean, rtol=1e-14)
+        np.testing.assert_allclose(both.var(), whole.var(), rtol=1e-13)
+        np.testing.assert_allclose(both.batch_average(), whole.batch_average(), rtol=1e-13)
+        # The sum goes its own way afterwards.
+        both.update(batches[0])
+        assert [state(part) for part in parts] == before
+        assert state(nothing) == (axis, 0, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (np.ones(3), ValueError, "x: expected at least 2 dimensions, got shape (3,)"),
+        (np.ones((5, 4)), ValueError, "x: expected 3 channels on axis 1, got shape (5, 4)"),
+        (np.ones((0, 4)), ValueError, "x: expected 3 channels on axis 1, got shape (0, 4)"),
+        (np.ones((3, 1)), ValueError, "x: expected 3 channels on axis 1, got shape (3, 1)"),
+        (np.ones((5, 3), complex), TypeError, "x: expected real numbers"),
+        (np.ma.ones((5, 3)), TypeError, "x: expected an array without a mask"),
+        ([[1.0, 2.0, 3.0], [1.0]], ValueError, "x: expected an array of numbers, got list"),
+        (None, TypeError, "x: expected real numbers"),
+    ],
+)
+def test_a_bad_batch_changes_nothing(x, error, words):
+    gathered = gather(make_batches([(7, 3), (2, 3)]))
+    before = state(gathered)
+    with pytest.raises(error) as failure:
+        gathered.update(x)
+    assert str(failure.value).startswith(words)
+    assert state(gathered) == before
+
+
+def test_bad_axis():
+    for axis in (1.0, None, "1", (1,)):
+        with pytest.raises(TypeError, match=r"^axis: expected an integer, got "):
+            cbnorm.PopulationStats(axis)
+    gathered = cbnorm.PopulationStats(2)
+    with pytest.raises(ValueError, match=r"^axis: expected -2 to 1 for 2 dimensions, got 2$"):
+        gathered.update(np.ones((5, 3)))
+    assert state(gathered) == (2, 0, 0, None, None)
+
+
+@pytest.mark.parametrize("shapes", [[], [(0, 3)], [(0, 3), (0, 3)]])
+def test_reading_before_there_is_a_value(shapes):
+    gathered = gather(make_batches(shapes))
+    assert (gathered.count, gathered.batches) == (0, 0)
+    for read in (lambda: gathered.mean, gathered.var):
+        with pytest.raises(ValueError, match=r"^PopulationStats: expected at least one value a channel"):
+            read()
+
+
+@pytest.mark.parametrize("shapes", [[], [(7, 3)], [(7, 3), (0, 3)]])
+def test_an_average_over_batches_needs_two(shapes):
+    gathered = gather(make_batches(shapes))
+    with pytest.raises(
+        ValueError, match=f"^batch_average: expected at least 2 batches, got {len(shapes[:1])}$"
+    ):
+        gathered.batch_average()
+
+
+def test_population_statistics_do_not_merge_with_anything_else():
+    three, four = gather([sample((5, 3))]), gather([sample((5, 4))])
+    before = state(three), state(four)
+    with pytest.raises(ValueError, match=r"^other: expected moments of shape \(3,\), got \(4,\)$"):
+        three + four
+    assert (state(three), state(four)) == before
+    for other in (1, cbnorm.moments(sample((5, 3))), None):
+        with pytest.raises(TypeError):
+            three + other
+
+
+def test_what_was_read_stays_as_it_was():
+    gathered = gather([sample((5, 3))])
+    mean, var = gathered.mean, gathered.var()
+    before = mean.tobytes(), var.tobytes()
+    gathered.update(sample((9, 3), offset=5))
+    assert (mean.tobytes(), var.tobytes()) == before
+    assert gathered.mean.tobytes() != before[0]
+
+
+@pytest.mark.parametrize("shapes", [[], [(0, 3)], [(7, 3), (2, 3)]])
+def test_population_statistics_pickle_and_copy_exactly(shapes):
+    gathered = gather(make_batches(shapes))
+    twins = [pickle.loads(pickle.dumps(gathered)), copy.deepcopy(gathered)]
+    for twin in twins:
+        assert state(twin) == state(gathered)
+    gathered.update(sample((4, 3), seed=9))
+    for twin in twins:
+        assert state(twin) != state(gathered)
+        twin.update(sample((4, 3), seed=9))
+        assert state(twin) == state(gathered)
