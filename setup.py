@@ -63,20 +63,25 @@ class BuildKernels(build_ext):
         return found
 
 
-def kernel(name, level):
+def extension(name, flags=(), depends=()):
     return Extension(
-        f"cbnorm._kernels.{name}",
-        [f"src/cbnorm/_kernels/{name}.pyx"],
-        depends=[str(path) for path in Path("src/cbnorm/_kernels").glob("*.pxi")],
+        f"cbnorm.{name}",
+        [f"src/cbnorm/{name.replace('.', '/')}.pyx"],
+        depends=list(depends),
         include_dirs=[numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        extra_compile_args=[f"-march={level}"] if level else [],
+        extra_compile_args=list(flags),
     )
 
 
+kernel_sources = [str(path) for path in Path("src/cbnorm/_kernels").glob("*.[ph]*") if path.suffix in (".pxi", ".h")]
 setup(
     ext_modules=cythonize(
-        [Extension("cbnorm._cpu", ["src/cbnorm/_cpu.pyx"])] + [kernel(*build) for build in LEVELS.items()],
+        [extension("_cpu"), extension("_memory")]
+        + [
+            extension(f"_kernels.{name}", [f"-march={level}"] if level else [], kernel_sources)
+            for name, level in LEVELS.items()
+        ],
         compiler_directives=DIRECTIVES,
     ),
     cmdclass={"build_ext": BuildKernels},

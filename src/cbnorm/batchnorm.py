@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import (
+    FLOAT64,
     as_array,
     as_numbers,
     as_result,
@@ -26,6 +27,7 @@ from cbnorm._arrays import (
     same_memory,
     split_shape,
 )
+from cbnorm._memory import any_negative
 from cbnorm._threads import get_num_threads
 
 
@@ -172,7 +174,7 @@ def batchnorm_forward(
     given = check_choice("mode", mode, ("train", "test")) == "test"
     new_mean = _copy_moving("moving_mean", moving_mean, channels, needed=given)
     new_var = _copy_moving("moving_var", moving_var, channels, needed=given)
-    if new_var is not None and _kernels.active.any_negative(new_var):
+    if new_var is not None and any_negative(new_var):
         raise ValueError(f"moving_var: expected no negative number, got {np.nanmin(new_var)}")
     ddof = check_choice("ddof", ddof, (0, 1))
     if ddof == 1 and not given and outer * inner == 1:
@@ -198,7 +200,7 @@ def batchnorm_forward(
 
 def _copy_moving(name, value, channels, needed):
     if value is not None:
-        return np.array(check_shape(name, value, (channels,)), dtype=np.float64)
+        return check_shape(name, value, (channels,)).astype(FLOAT64)
     if needed:
         raise ValueError(f"{name}: expected an array of shape ({channels},) in test mode, got None")
     return None

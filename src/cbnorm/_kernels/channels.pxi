@@ -41,8 +41,9 @@ cdef void update_average(
     double *restrict average, const double *restrict batch, double divisor, double momentum, Py_ssize_t size
 ) noexcept nogil:
     cdef Py_ssize_t c
+    cdef double weight = (1 - momentum) / divisor
     for c in range(size):
-        average[c] = momentum * average[c] + (1 - momentum) * (batch[c] / divisor)
+        average[c] = momentum * average[c] + weight * batch[c]
 
 
 cdef void find_inv_std(
@@ -50,9 +51,9 @@ cdef void find_inv_std(
 ) noexcept nogil:
     """1 / sqrt(var + eps) with var = square / divisor; 0 where var + eps is 0, so that y is beta there."""
     cdef Py_ssize_t c
-    cdef double radicand
+    cdef double radicand, one_by_divisor = 1 / divisor
     for c in range(size):
-        radicand = square[c] / divisor + eps
+        radicand = square[c] * one_by_divisor + eps
         inv_std[c] = 0 if radicand == 0 else 1 / sqrt(radicand)
 
 
@@ -141,6 +142,7 @@ cdef void prepare_gradient(
 ) noexcept nogil:
     """With given statistics dx = dout·scale: all else is 0, and slope stands where `shift` would."""
     cdef Py_ssize_t c, size = last - first
+    cdef double one_by_count = 1 / channels.count
     find_scale(channels.inv_std + first, offset(gamma, first), factors + 2 * width + first, size)
     if channels.m2 == NULL:
         memset(factors + first, 0, size * sizeof(floating))
@@ -149,5 +151,5 @@ cdef void prepare_gradient(
         return
     split_mean(channels.mean + first, channels.mean_lo + first, factors + first, factors + width + first, size)
     for c in range(first, last):
-        factors[3 * width + c] = <floating>(product[c] * channels.inv_std[c] / channels.count)
-        factors[4 * width + c] = <floating>(total[c] / channels.count)
+        factors[3 * width + c] = <floating>(product[c] * channels.inv_std[c] * one_by_count)
+        factors[4 * width + c] = <floating>(total[c] * one_by_count)

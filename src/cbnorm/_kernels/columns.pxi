@@ -18,6 +18,8 @@ cdef extern from "stream.h" nogil:
 cdef enum:
     LEAST_CHUNK = 256   # rows; partial sums then take at most 2.5% of the memory of a float32 array
     MOST_CHUNKS = 64
+    LEAST_TILE = 128    # columns; narrower tiles than TILE where there are few of them
+    ENOUGH_TASKS = 8
     SLAB = 8            # rows that pass through a buffer at once
 
 
@@ -30,6 +32,7 @@ cdef struct Columns:
     Py_ssize_t tail     # numbers after them
     Py_ssize_t chunk    # rows of a chunk
     Py_ssize_t chunks   # of whole rows; the tail is one more
+    Py_ssize_t tile     # columns of a tile, but for the last
     Py_ssize_t tiles
     Py_ssize_t tasks
 
@@ -45,7 +48,10 @@ cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels) noexcept nogil:
     lay.chunks = min(MOST_CHUNKS, (lay.height + LEAST_CHUNK - 1) // LEAST_CHUNK)
     lay.chunk = (lay.height + lay.chunks - 1) // lay.chunks
     lay.chunks = (lay.height + lay.chunk - 1) // lay.chunk
-    lay.tiles = (lay.width + TILE - 1) // TILE
+    lay.tile = TILE
+    while lay.tile > LEAST_TILE and lay.chunks * (lay.width // lay.tile) < ENOUGH_TASKS:
+        lay.tile //= 2
+    lay.tiles = (lay.width + lay.tile - 1) // lay.tile
     lay.tasks = (lay.chunks + (lay.tail > 0)) * lay.tiles
     return lay
 
@@ -62,7 +68,7 @@ cdef inline Task columns_task(const Columns *lay, Py_ssize_t number) noexcept no
     cdef Task task
     cdef Py_ssize_t top, right
     task.chunk = number // lay.tiles
-    task.left = number % lay.tiles * TILE
+    task.left = number % lay.tiles * lay.tile
     if task.chunk < lay.chunks:
         top = task.chunk * lay.chunk
         task.height = min(lay.chunk, lay.height - top)
@@ -72,7 +78,7 @@ cdef inline Task columns_task(const Columns *lay, Py_ssize_t number) noexcept no
         task.height = 1
         right = lay.tail
     task.start = top * lay.width + task.left
-    task.width = max(0, min(<Py_ssize_t>TILE, right - task.left))
+    task.width = max(0, min(lay.tile, right - task.left))
     return task
 
 
@@ -173,7 +179,7 @@ cdef void normalize_columns(
         start = task.start
         top = 0
         while top < task.height:
-            height = min(<Py_ssize_t>SLAB, task.height - top)
+            height = task.height if direct else min(<Py_ssize_t>SLAB, task.height - top)
             normalize_tile(x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
                            mean_hi + 3 * width, y + start if direct else &buffer[0], width if direct else TILE)
             if not direct:
@@ -283,7 +289,7 @@ cdef void differentiate_columns(
         start = task.start
         top = 0
         while top < task.height:
-            height = min(<Py_ssize_t>SLAB, task.height - top)
+            height = task.height if direct else min(<Py_ssize_t>SLAB, task.height - top)
             input_gradient_tile(
                 dout + start, x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
                 mean_hi + 3 * width, mean_hi + 4 * width,

@@ -219,13 +219,3 @@ def rownorm_backward(
                           &lay, <const double *>cnp.PyArray_DATA(gamma), <double *>dgamma_out, <double *>dbeta_out,
                           <const double *>cnp.PyArray_DATA(statistics), partial, streamed, threads)
     free(partial)
-
-
-def any_negative(cnp.ndarray values not None):
-    """Whether a C-contiguous float64 array holds a number below 0; NaN is none."""
-    cdef const double *numbers = <const double *>data(values)
-    cdef Py_ssize_t i
-    cdef bint found = False
-    for i in range(values.size):
-        found |= numbers[i] < 0
-    return found

@@ -34,8 +34,8 @@ cdef Planes lay_planes(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) 
         lay.tiles_per_run = 0
         lay.tiles = (outer + BLOCK - 1) // BLOCK
     else:
-        tile_size = min(<Py_ssize_t>BLOCK * LANES, inner)
-        lay.tiles_per_run = (inner + BLOCK * LANES - 1) // (BLOCK * LANES)
+        tile_size = min(<Py_ssize_t>PIECE, inner)
+        lay.tiles_per_run = (inner + PIECE - 1) // PIECE
         lay.tiles = outer * lay.tiles_per_run
     lay.chunk = max(1, CHUNK // tile_size)
     lay.chunks = (lay.tiles + lay.chunk - 1) // lay.chunk
@@ -63,9 +63,9 @@ cdef inline Tile planes_tile(const Planes *lay, Py_ssize_t channel, Py_ssize_t n
         tile.size = tile.height * tile.width
     else:
         outer = number // lay.tiles_per_run
-        inner = number % lay.tiles_per_run * (BLOCK * LANES)
+        inner = number % lay.tiles_per_run * PIECE
         tile.stride = LANES
-        tile.size = min(<Py_ssize_t>BLOCK * LANES, lay.inner - inner)
+        tile.size = min(<Py_ssize_t>PIECE, lay.inner - inner)
         tile.height = tile.size // LANES
         tile.width = LANES
         tile.tail = tile.size % LANES
@@ -128,7 +128,7 @@ cdef void normalize_chunk(
     const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
     Py_ssize_t channel, Py_ssize_t chunk,
 ) noexcept nogil:
-    cdef floating buffer[BLOCK * LANES]
+    cdef floating buffer[PIECE]
     cdef bint direct = not (streamed or y == x)
     cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
     cdef Tile tile
@@ -265,7 +265,7 @@ cdef void differentiate_chunk(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
     bint streamed, Py_ssize_t channel, Py_ssize_t chunk,
 ) noexcept nogil:
-    cdef floating buffer[BLOCK * LANES]
+    cdef floating buffer[PIECE]
     cdef bint direct = not (streamed or dx == dout)
     cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
     cdef Tile tile

@@ -11,7 +11,6 @@
 
 cdef enum:
     ROW_CHUNK = 64      # least rows with sums of their own
-    PIECE = 8192        # numbers of a row that pass through a buffer at once: BLOCK * LANES
 
 
 cdef struct Rows:

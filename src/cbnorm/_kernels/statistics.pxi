@@ -6,7 +6,7 @@
 # B. A tile is read once, centred on a pivot taken from the tile itself:
 #        M2 = Σ(x - pivot)² - count (mean - pivot)²
 #    The pivot is a row of the tile, or the mean of its first row. So count (mean - pivot)² is at most
-#    count times M2 whatever the data, and the subtraction costs at most log2(BLOCK) of float64's 53 bits.
+#    BLOCK times M2 whatever the data, and the subtraction costs at most 7 of float64's 53 bits.
 # C. Tiles merge by Chan's formula. A mean is the unevaluated sum mean + mean_lo: at 1e6 standard
 #    deviations one float64 would leave errors of 1e-10 in y.
 # D. Four rows are added at a time: a column's sums are loaded and stored once for four numbers, and the
@@ -14,8 +14,9 @@
 
 cdef enum:
     TILE = 256      # most columns of a tile
-    BLOCK = 64      # most rows of a tile
-    LANES = 128     # a long run of numbers is seen as rows of so many
+    BLOCK = 128     # most rows of a tile
+    LANES = 64      # a long run of numbers is seen as rows of so many
+    PIECE = BLOCK * LANES
 
 
 cdef inline const floating *offset(const floating *values, Py_ssize_t start) noexcept nogil:
@@ -68,13 +69,13 @@ cdef void merge_columns(
 
 
 cdef inline void centre(
-    double count, double pivot, double total, double squares,
+    double one_by_count, double pivot, double total, double squares,
     double *mean,               # OUT
     double *mean_lo,            # OUT
     double *m2,                 # OUT
 ) noexcept nogil:
-    """The moments of `count` values from the sums of their deviations from a pivot."""
-    cdef double shift = total / count
+    """The moments of values from the sums of their deviations from a pivot."""
+    cdef double shift = total * one_by_count
     mean[0] = pivot + shift
     mean_lo[0] = two_sum_error(pivot, shift, mean[0])
     m2[0] = squares - total * shift
@@ -125,6 +126,7 @@ cdef void column_moments(
     cdef double pivot[TILE]
     cdef double total[TILE]
     cdef double squares[TILE]
+    cdef double one_by_count = 1.0 / height
     cdef Py_ssize_t j
     for j in range(width):
         pivot[j] = x[j]
@@ -132,7 +134,7 @@ cdef void column_moments(
         squares[j] = 0
     add_deviations(x, stride, height, width, pivot, total, squares)
     for j in range(width):
-        centre(height, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
+        centre(one_by_count, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
 
 
 cdef double sum_in_place(double *values, Py_ssize_t size) noexcept nogil:
@@ -173,5 +175,5 @@ cdef void tile_moments(
         squares[j] = 0
     add_deviations(x, stride, height, width, pivot, total, squares)
     add_deviations(x + height * stride, stride, 1, tail, pivot, total, squares)
-    centre(height * width + tail, common, sum_in_place(total, size) if centred else 0,
+    centre(1.0 / (height * width + tail), common, sum_in_place(total, size) if centred else 0,
            sum_in_place(squares, size), mean, mean_lo, m2)
