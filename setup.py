@@ -77,7 +77,7 @@ def extension(name, flags=(), depends=()):
 kernel_sources = [str(path) for path in Path("src/cbnorm/_kernels").glob("*.[ph]*") if path.suffix in (".pxi", ".h")]
 setup(
     ext_modules=cythonize(
-        [extension("_cpu"), extension("_memory")]
+        [extension("_cpu"), extension("_arrays")]
         + [
             extension(f"_kernels.{name}", [f"-march={level}"] if level else [], kernel_sources)
             for name, level in LEVELS.items()

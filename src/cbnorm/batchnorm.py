@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from cbnorm import _kernels
 from cbnorm._arrays import (
     FLOAT64,
+    any_negative,
     as_array,
     as_numbers,
     as_result,
@@ -27,7 +28,6 @@ from cbnorm._arrays import (
     same_memory,
     split_shape,
 )
-from cbnorm._memory import any_negative
 from cbnorm._threads import get_num_threads
 
 

@@ -31,7 +31,7 @@ cdef extern from *:
 openmp = bool(CBNORM_OPENMP)
 
 cdef enum:
-    GRAIN = 32768   # numbers below which another thread does not pay
+    GRAIN = 16384   # numbers below which another thread does not pay
 
 
 cdef inline void *data(object array) noexcept:
@@ -46,13 +46,14 @@ cdef size_t stream_bytes = last_level_cache()
 
 
 def set_stream_bytes(size):
-    """Results larger than this are written past the caches; for tests and benchmarks."""
+    """Calls that touch more than this are taken not to find their results in cache; for tests and benchmarks."""
     global stream_bytes
     stream_bytes = size
 
 
-cdef inline bint is_streamed(size_t size) noexcept nogil:
-    return size > stream_bytes
+cdef inline bint is_streamed(size_t touched) noexcept nogil:
+    """Whether results are written past the caches: where the arrays of a call do not fit there together."""
+    return touched > stream_bytes
 
 
 def batchnorm_forward(
@@ -87,7 +88,7 @@ cdef int forward(
     cdef Planes planes
     cdef double *partial
     cdef floating *factors
-    cdef bint streamed = is_streamed(outer * channels.channels * inner * sizeof(floating))
+    cdef bint streamed = is_streamed(2 * outer * channels.channels * inner * sizeof(floating))
     if inner == 1:
         columns = lay_columns(outer, channels.channels)
         partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
@@ -138,7 +139,7 @@ cdef int backward(
     cdef Planes planes
     cdef double *partial
     cdef floating *factors
-    cdef bint streamed = is_streamed(outer * channels.channels * inner * sizeof(floating))
+    cdef bint streamed = is_streamed(3 * outer * channels.channels * inner * sizeof(floating))
     cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
     if inner == 1:
         columns = lay_columns(outer, channels.channels)
@@ -174,7 +175,7 @@ def rownorm_forward(
     int threads,
 ):
     cdef Rows lay = lay_rows(rows, groups, runs, inner, centred)
-    cdef bint streamed = is_streamed(cnp.PyArray_NBYTES(y))
+    cdef bint streamed = is_streamed(2 * cnp.PyArray_NBYTES(y))
     threads = threads_for(rows * lay.size, threads)
     with nogil:
         if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
@@ -199,7 +200,7 @@ def rownorm_backward(
     int threads,
 ):
     cdef Rows lay = lay_rows(rows, groups, runs, inner, centred)
-    cdef bint streamed = is_streamed(cnp.PyArray_NBYTES(dout))
+    cdef bint streamed = is_streamed(3 * cnp.PyArray_NBYTES(dout))
     cdef void *out = data(dx)
     cdef void *dgamma_out = data(dgamma)
     cdef void *dbeta_out = data(dbeta)

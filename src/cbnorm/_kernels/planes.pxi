@@ -17,6 +17,7 @@ cdef struct Planes:
     Py_ssize_t outer
     Py_ssize_t channels
     Py_ssize_t inner
+    Py_ssize_t size             # numbers in all
     Py_ssize_t tiles_per_run    # 0: a tile holds many short runs
     Py_ssize_t tiles            # of a channel
     Py_ssize_t chunk            # tiles of a task
@@ -29,6 +30,7 @@ cdef Planes lay_planes(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) 
     lay.outer = outer
     lay.channels = channels
     lay.inner = inner
+    lay.size = outer * channels * inner
     if inner <= TILE:
         tile_size = BLOCK * inner
         lay.tiles_per_run = 0
@@ -124,25 +126,29 @@ cdef void prepare_planes_forward(
         prepare_normalize(channels, gamma, beta, factors, lay.channels, first, last)
 
 
-cdef void normalize_chunk(
+cdef void normalize_span(
     const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
-    Py_ssize_t channel, Py_ssize_t chunk,
+    Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
+    """Numbers first to last - 1, in the order of memory."""
     cdef floating buffer[PIECE]
     cdef bint direct = not (streamed or y == x)
-    cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
-    cdef Tile tile
-    for number in range(min(lay.tiles, (chunk + 1) * lay.chunk) - 1, chunk * lay.chunk - 1, -1):
-        tile = planes_tile(lay, channel, number)
-        runs = tile.height if lay.tiles_per_run == 0 else 1
-        size = tile.size // runs
-        for run in range(runs):
-            start = tile.start + run * tile.stride
-            normalize_run(
-                x + start, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
-                factors[3 * channels + channel], y + start if direct else &buffer[0])
-            if not direct:
-                write_slab(buffer, y + start, 0, 1, size, streamed)
+    cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
+    cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
+    while first < last:
+        size = min(left, last - first)
+        if not direct:
+            size = min(<Py_ssize_t>PIECE, size)
+        normalize_run(
+            x + first, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
+            factors[3 * channels + channel], y + first if direct else &buffer[0])
+        if not direct:
+            write_slab(buffer, y + first, 0, 1, size, streamed)
+        first += size
+        left -= size
+        if left == 0:
+            left = lay.inner
+            channel = channel + 1 if channel + 1 < channels else 0
     if streamed:
         cbnorm_stream_end()
 
@@ -157,29 +163,19 @@ cdef void collect_planes(
         collect_plane_moments(x, lay, task % lay.channels, task // lay.channels, partial)
 
 
-cdef void normalize_planes(
-    const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
-    int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
-    for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
-        normalize_chunk(x, y, lay, factors, streamed, task % lay.channels, task // lay.channels)
-
-
 cdef void forward_fused(
     const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
     const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed,
     int thread, int threads,
 ) noexcept nogil:
-    cdef Py_ssize_t channel, chunk
+    cdef Py_ssize_t channel, chunk, outer, start
     for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
-        if channels.m2 != NULL:
-            for chunk in range(lay.chunks):
-                collect_plane_moments(x, lay, channel, chunk, partial)
+        for chunk in range(lay.chunks):
+            collect_plane_moments(x, lay, channel, chunk, partial)
         prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, channel, channel + 1)
-        if y != NULL:
-            for chunk in range(lay.chunks - 1, -1, -1):
-                normalize_chunk(x, y, lay, factors, streamed, channel, chunk)
+        for outer in range(lay.outer - 1, -1, -1):
+            start = (outer * lay.channels + channel) * lay.inner
+            normalize_span(x, y, lay, factors, streamed, start, start + lay.inner)
 
 
 cdef inline bint is_fused(const Planes *lay, size_t itemsize, int threads) noexcept nogil:
@@ -196,7 +192,7 @@ cdef void planes_forward(
 ) noexcept nogil:
     cdef int thread
     with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if is_fused(lay, sizeof(floating), threads):
+        if channels.m2 != NULL and y != NULL and is_fused(lay, sizeof(floating), threads):
             for thread in prange(threads, schedule="static", chunksize=1):
                 forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, thread, threads)
         else:
@@ -208,7 +204,8 @@ cdef void planes_forward(
                                        share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
             if y != NULL:
                 for thread in prange(threads, schedule="static", chunksize=1):
-                    normalize_planes(x, y, lay, factors, streamed, thread, threads)
+                    normalize_span(x, y, lay, factors, streamed, share(lay.size, thread, threads),
+                                   share(lay.size, thread + 1, threads))
 
 
 # Backward
@@ -261,26 +258,30 @@ cdef void prepare_planes_backward(
     prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
 
 
-cdef void differentiate_chunk(
+cdef void differentiate_span(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    bint streamed, Py_ssize_t channel, Py_ssize_t chunk,
+    bint streamed, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
+    """Numbers first to last - 1, in the order of memory."""
     cdef floating buffer[PIECE]
     cdef bint direct = not (streamed or dx == dout)
-    cdef Py_ssize_t number, run, runs, size, start, channels = lay.channels
-    cdef Tile tile
-    for number in range(min(lay.tiles, (chunk + 1) * lay.chunk) - 1, chunk * lay.chunk - 1, -1):
-        tile = planes_tile(lay, channel, number)
-        runs = tile.height if lay.tiles_per_run == 0 else 1
-        size = tile.size // runs
-        for run in range(runs):
-            start = tile.start + run * tile.stride
-            input_gradient_run(
-                dout + start, x + start, size, factors[channel], factors[channels + channel],
-                factors[2 * channels + channel], factors[3 * channels + channel], factors[4 * channels + channel],
-                dx + start if direct else &buffer[0])
-            if not direct:
-                write_slab(buffer, dx + start, 0, 1, size, streamed)
+    cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
+    cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
+    while first < last:
+        size = min(left, last - first)
+        if not direct:
+            size = min(<Py_ssize_t>PIECE, size)
+        input_gradient_run(
+            dout + first, x + first, size, factors[channel], factors[channels + channel],
+            factors[2 * channels + channel], factors[3 * channels + channel], factors[4 * channels + channel],
+            dx + first if direct else &buffer[0])
+        if not direct:
+            write_slab(buffer, dx + first, 0, 1, size, streamed)
+        first += size
+        left -= size
+        if left == 0:
+            left = lay.inner
+            channel = channel + 1 if channel + 1 < channels else 0
     if streamed:
         cbnorm_stream_end()
 
@@ -296,33 +297,20 @@ cdef void collect_planes_gradients(
         collect_plane_gradients(dout, x, lay, factors, task % lay.channels, task // lay.channels, partial)
 
 
-cdef void differentiate_planes(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    bint streamed, int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
-    for task in range(share(tasks, thread + 1, threads) - 1, share(tasks, thread, threads) - 1, -1):
-        differentiate_chunk(dout, x, dx, lay, factors, streamed, task % lay.channels, task // lay.channels)
-
-
 cdef void backward_fused(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
     const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
     bint streamed, int thread, int threads,
 ) noexcept nogil:
-    cdef Py_ssize_t channel, chunk
+    cdef Py_ssize_t channel, chunk, outer, start
     for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
-        if partial != NULL:
-            prepare_xhat(channels, factors, lay.channels, channel, channel + 1)
-            for chunk in range(lay.chunks):
-                collect_plane_gradients(dout, x, lay, factors, channel, chunk, partial)
+        prepare_xhat(channels, factors, lay.channels, channel, channel + 1)
+        for chunk in range(lay.chunks):
+            collect_plane_gradients(dout, x, lay, factors, channel, chunk, partial)
         prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, channel, channel + 1)
-        if dx != NULL:
-            for chunk in range(lay.chunks - 1, -1, -1):
-                if channels.m2 != NULL:
-                    differentiate_chunk(dout, x, dx, lay, factors, streamed, channel, chunk)
-                else:
-                    normalize_chunk(dout, dx, lay, factors, streamed, channel, chunk)
+        for outer in range(lay.outer - 1, -1, -1):
+            start = (outer * lay.channels + channel) * lay.inner
+            differentiate_span(dout, x, dx, lay, factors, streamed, start, start + lay.inner)
 
 
 cdef void planes_backward(
@@ -335,7 +323,7 @@ cdef void planes_backward(
 ) noexcept nogil:
     cdef int thread
     with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if is_fused(lay, 2 * sizeof(floating), threads):
+        if channels.m2 != NULL and dx != NULL and is_fused(lay, 2 * sizeof(floating), threads):
             for thread in prange(threads, schedule="static", chunksize=1):
                 backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed,
                                thread, threads)
@@ -352,6 +340,8 @@ cdef void planes_backward(
             if dx != NULL:
                 for thread in prange(threads, schedule="static", chunksize=1):
                     if channels.m2 != NULL:
-                        differentiate_planes(dout, x, dx, lay, factors, streamed, thread, threads)
+                        differentiate_span(dout, x, dx, lay, factors, streamed, share(lay.size, thread, threads),
+                                           share(lay.size, thread + 1, threads))
                     else:
-                        normalize_planes(dout, dx, lay, factors, streamed, thread, threads)
+                        normalize_span(dout, dx, lay, factors, streamed, share(lay.size, thread, threads),
+                                       share(lay.size, thread + 1, threads))
