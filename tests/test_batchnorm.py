@@ -69,7 +69,7 @@ def check(shape, axis, dtype, mode, ddof=0):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_matches_the_reference_for_odd_sizes(kernels, dtype, layout, mode):
     for count in SIZES:
-        for channels in (1, 2, 3, 17, 33) if count > 33 else (0, 1, 2, 3, 16, 17, 33, 257, 1000):
+        for channels in (1, 17, 33) if count > 33 else (0, 1, 2, 3, 16, 33, 257):
             shape, axis = LAYOUTS[layout](count, channels)
             check(shape, axis, dtype, mode)
 
