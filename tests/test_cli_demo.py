@@ -140,9 +140,7 @@ def test_info_needs_no_extras():
 
 
 def test_python_m_cbnorm():
-    done = subprocess.run(
-        [sys.executable, "-m", "cbnorm", "--help"], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-m", "cbnorm", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "demo" in done.stdout
     assert "info" in done.stdout
@@ -205,3 +203,39 @@ def test_formula_rejects_other_modes():
     x = np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match="mode: expected 'train' or 'test', got 'eval'"):
         formulas.batchnorm_forward(x, np.ones(3), np.zeros(3), mode="eval")
+
+
+@pytest.mark.parametrize("norms", [("layer", "group", "rms"), ("none",)])
+def test_any_normalizations_can_be_compared(norms, capsys, tmp_path):
+    from cbnorm.cli import demo, picture, report
+
+    results = demo.run(epochs=2, seed=0, norms=norms, learning_rates=(0.03,))
+    assert [run.norm for run in results.runs] == list(norms)
+    report.print_tables(results)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert all(f"{norm}, cbnorm" in printed for norm in norms if norm != "none")
+    # The same training with the formulas in the place of cbnorm.
+    for ours, theirs in zip(results.timings[::2], results.timings[1::2], strict=True):
+        np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-3)
+    picture.draw(results, tmp_path / "norms.png")
+
+
+def test_an_unknown_normalization_is_told(capsys):
+    with pytest.raises(SystemExit) as failure:
+        cbnorm.cli.main(["demo", "--norm", "batch", "lair"])
+    assert failure.value.code == 2
+    assert "argument --norm: invalid choice: 'lair'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "options"), [("layernorm", {}), ("groupnorm", {"num_groups": 5}), ("rmsnorm", {})])
+def test_formulas_of_rows_agree_with_the_reference(kind, options):
+    rng = np.random.default_rng(0)
+    x, dout = rng.standard_normal((2, 31, 20))
+    parameters = rng.standard_normal((1 if kind == "rmsnorm" else 2, 20))
+    y, cache = getattr(formulas, f"{kind}_forward")(x, *parameters, **options)
+    want_y, want_cache = getattr(reference, f"{kind}_forward")(x, *parameters, **options)
+    np.testing.assert_allclose(y, want_y, atol=1e-12)
+    backward = reference.rmsnorm_backward if kind == "rmsnorm" else reference.rows_backward
+    for got, want in zip(getattr(formulas, f"{kind}_backward")(dout, cache), backward(dout, want_cache), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-12)

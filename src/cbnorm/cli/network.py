@@ -4,8 +4,10 @@ A normalization is any object with `params` and `grads` (lists of arrays), `forw
 `backward(dout)`; `NORMS` names them. One whose test-time statistics can be set has `use_population` too.
 """
 
+from functools import partial
 from itertools import pairwise
 from time import perf_counter
+from types import MappingProxyType
 
 import numpy as np
 
@@ -65,7 +67,52 @@ class BatchNorm:
         self.test_mean, self.test_var = population.mean, population.var()
 
 
-NORMS = {"none": NoNorm, "batch": BatchNorm}
+class RowNorm:
+    """A normalization of each row by itself, which knows no moving averages and no test mode."""
+
+    kind = None  # the functions' name in the library
+    num_params = 2  # gamma and beta
+    options = MappingProxyType({})
+
+    def __init__(self, num_features, library):
+        self.call = partial(getattr(library, f"{self.kind}_forward"), **self.options)
+        self.differentiate = getattr(library, f"{self.kind}_backward")
+        starts = (np.ones, np.zeros)[: self.num_params]
+        self.params = [start(num_features, np.float32) for start in starts]
+        self.grads = []
+
+    def forward(self, x, training):
+        """Normalize each row of x, (N, C)."""
+        y, self.cache = self.call(x, *self.params)
+        return y
+
+    def backward(self, dout):
+        """Gradient with respect to x; those of the parameters go to `grads`."""
+        dx, *self.grads = self.differentiate(dout, self.cache)
+        return dx
+
+
+class LayerNorm(RowNorm):
+    """Layer normalization."""
+
+    kind = "layernorm"
+
+
+class GroupNorm(RowNorm):
+    """Group normalization in ten groups."""
+
+    kind = "groupnorm"
+    options = MappingProxyType({"num_groups": 10})
+
+
+class RMSNorm(RowNorm):
+    """RMS normalization, which has no beta."""
+
+    kind = "rmsnorm"
+    num_params = 1
+
+
+NORMS = {"none": NoNorm, "batch": BatchNorm, "layer": LayerNorm, "group": GroupNorm, "rms": RMSNorm}
 
 
 class Dense:

@@ -44,6 +44,8 @@ def print_tables(results):
     console.print("What each gains, at the learning rate that came first to the target", style="bold")
     console.print(_claims(results))
     console.print(f'"Trains": {TRAINS_ACCURACY:.0%} test accuracy or more after the last epoch.')
+    if not results.timings:
+        return
     console.print()
     console.print("Time in normalization: the same training with cbnorm and with NumPy formulas", style="bold")
     console.print(_times(results))
