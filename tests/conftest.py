@@ -31,9 +31,7 @@ def run_python():
     """Run code in a new process, where cbnorm finds nothing in the environment but what is passed."""
 
     def run(code, *, status=0, **environment):
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("CBNORM_", "OMP_"))
-        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CBNORM_", "OMP_"))}
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**inherited, **environment},

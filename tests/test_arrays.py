@@ -167,21 +167,12 @@ BAD_FORWARD = [
     ),
     ("eps", 10**400, ValueError, "got inf"),
     ("momentum", -(10**400), ValueError, "got -inf"),
-    *(
-        ("mode", value, ValueError, f"got {value!r}", {})
-        for value in ("eval", "Train", "", b"test", None, True, 1)
-    ),
+    *(("mode", value, ValueError, f"got {value!r}", {}) for value in ("eval", "Train", "", b"test", None, True, 1)),
     ("mode", ["test"], ValueError, "got ['test']"),
     ("mode", np.array(["train", "test"]), ValueError, "got array("),
     *(("axis", value, TypeError, f"got {value!r}") for value in (1.0, NAN, None, "1", (1,), [1])),
-    *(
-        ("axis", value, ValueError, f"expected -2 to 1 for 2 dimensions, got {value}")
-        for value in (2, -3, 10**30)
-    ),
-    *(
-        ("ddof", value, ValueError, f"expected 0 or 1, got {value!r}")
-        for value in (2, -1, 0.5, NAN, None, "1", [0])
-    ),
+    *(("axis", value, ValueError, f"expected -2 to 1 for 2 dimensions, got {value}") for value in (2, -3, 10**30)),
+    *(("ddof", value, ValueError, f"expected 0 or 1, got {value!r}") for value in (2, -1, 0.5, NAN, None, "1", [0])),
     ("ddof", np.arange(2), ValueError, "expected 0 or 1, got array("),
     ("ddof", 1, ValueError, "got 1 with x of shape (1, 3)", {"x": np.zeros((1, 3)), "mode": "train"}),
     ("ddof", 1, ValueError, "got 1 with x of shape (1, 3, 1)", {"x": np.zeros((1, 3, 1)), "mode": "train"}),
@@ -238,18 +229,14 @@ def in_both_modes(table):
     return tests
 
 
-@pytest.mark.parametrize(
-    ("argument", "value", "error", "words", "others", "mode"), in_both_modes(BAD_FORWARD)
-)
+@pytest.mark.parametrize(("argument", "value", "error", "words", "others", "mode"), in_both_modes(BAD_FORWARD))
 def test_bad_input_of_forward(argument, value, error, words, others, mode):
     arguments = {**make_arguments(), "out": np.full(SHAPE, 7.0), "mode": mode, **others}
     arguments[argument] = value(arguments) if callable(value) else value
     refused(cbnorm.batchnorm_forward, arguments, argument, error, words)
 
 
-@pytest.mark.parametrize(
-    ("argument", "value", "error", "words", "others", "mode"), in_both_modes(BAD_BACKWARD)
-)
+@pytest.mark.parametrize(("argument", "value", "error", "words", "others", "mode"), in_both_modes(BAD_BACKWARD))
 def test_bad_input_of_backward(argument, value, error, words, others, mode):
     _, cache, _, _ = cbnorm.batchnorm_forward(**make_arguments(), mode=mode)
     arguments = {"dout": make_dout(), "cache": cache, "out": np.full(SHAPE, 7.0)}
@@ -316,8 +303,7 @@ def test_any_form_of_array_has_the_same_result_and_stays_as_it_is(form, dtype, m
     want = [y, *moving, *cbnorm.batchnorm_backward(plain_dout, cache)]
 
     arguments = {
-        name: FORMS[form](value, tmp_path) if isinstance(value, np.ndarray) else value
-        for name, value in plain.items()
+        name: FORMS[form](value, tmp_path) if isinstance(value, np.ndarray) else value for name, value in plain.items()
     }
     dout = FORMS[form](plain_dout, tmp_path)
     before = [bits(value) for value in (*arrays_in(arguments), dout)]

@@ -153,10 +153,7 @@ def test_nan_and_inf_stay_in_their_channel(axes, value):
         (5.0, 0, ValueError, "axis: expected "),
         *((np.ones((2, 3)), axis, ValueError, "axis: expected -2 to 1") for axis in (2, -3, (0, 2))),
         *((np.ones((2, 3)), axis, ValueError, "axis: expected each axis once") for axis in ((0, 0), (1, -1))),
-        *(
-            (np.ones((2, 3)), axis, TypeError, "axis: expected an integer")
-            for axis in (1.0, "0", [0], (0, None))
-        ),
+        *((np.ones((2, 3)), axis, TypeError, "axis: expected an integer") for axis in (1.0, "0", [0], (0, None))),
     ],
 )
 def test_bad_input_of_moments(x, axis, error, words):
@@ -302,9 +299,7 @@ def test_population_statistics(shapes, axis, dtype):
     np.testing.assert_allclose(gathered.batch_average()[1], var, rtol=1e-13)
     assert gathered.batches == sum(batch.size > 0 for batch in batches)
     assert gathered.count == sum(batch.size for batch in batches) // batches[0].shape[axis]
-    assert {part.dtype for part in (gathered.mean, gathered.var(), *gathered.batch_average())} == {
-        np.dtype(float)
-    }
+    assert {part.dtype for part in (gathered.mean, gathered.var(), *gathered.batch_average())} == {np.dtype(float)}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -378,9 +373,7 @@ def test_reading_before_there_is_a_value(shapes):
 @pytest.mark.parametrize("shapes", [[], [(7, 3)], [(7, 3), (0, 3)]])
 def test_an_average_over_batches_needs_two(shapes):
     gathered = gather(make_batches(shapes))
-    with pytest.raises(
-        ValueError, match=f"^batch_average: expected at least 2 batches, got {len(shapes[:1])}$"
-    ):
+    with pytest.raises(ValueError, match=f"^batch_average: expected at least 2 batches, got {len(shapes[:1])}$"):
         gathered.batch_average()
 
 

@@ -120,9 +120,7 @@ def instance_case(shape):
         forward=lambda x, gamma, beta: reference.instancenorm_forward(x, gamma, beta, EPS),
         backward=reference.instancenorm_backward,
         segments=list(np.ndindex(shape[:2])),
-        torch_forward=lambda functional, x, gamma, beta: functional.instance_norm(
-            x, weight=gamma, bias=beta, eps=EPS
-        ),
+        torch_forward=lambda functional, x, gamma, beta: functional.instance_norm(x, weight=gamma, bias=beta, eps=EPS),
     )
 
 
@@ -250,9 +248,7 @@ def test_backward_is_the_derivative(case, method, tolerance):
 def test_forward_is_the_plain_loop(case):
     x, gamma, beta = random_arrays(case.shape, case.parameter_shape, case.parameter_shape)
     y, cache = case.forward(x, gamma, beta)
-    for actual, expected in zip(
-        (y, cache.mean, cache.inv_std), loop_forward(case, x, gamma, beta), strict=True
-    ):
+    for actual, expected in zip((y, cache.mean, cache.inv_std), loop_forward(case, x, gamma, beta), strict=True):
         close(actual, expected)
 
 
@@ -444,9 +440,7 @@ def test_empty_rows(forward, backward, shape):
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_pooled_statistics(axis, ddof):
-    batches = [
-        np.moveaxis(each, 1, axis) for each in random_arrays((2, 3, 5), (7, 3, 5), (0, 3, 5), (1, 3, 5))
-    ]
+    batches = [np.moveaxis(each, 1, axis) for each in random_arrays((2, 3, 5), (7, 3, 5), (0, 3, 5), (1, 3, 5))]
     batches[1] += 100  # the spread between the batches counts
     whole = np.concatenate([np.moveaxis(batch, axis, -1).reshape(-1, 3) for batch in batches])
     mean, var = reference.pooled_statistics(batches, axis, ddof)

@@ -3,6 +3,7 @@
 from cbnorm._config import show_config
 from cbnorm._threads import get_num_threads, set_num_threads, threads
 from cbnorm.batchnorm import BatchNormCache, batchnorm_backward, batchnorm_forward
+from cbnorm.fold import fold_batchnorm
 from cbnorm.groupnorm import (
     groupnorm_backward,
     groupnorm_forward,
@@ -10,15 +11,22 @@ from cbnorm.groupnorm import (
     instancenorm_forward,
 )
 from cbnorm.layernorm import layernorm_backward, layernorm_forward
+from cbnorm.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, recompute_stats
 from cbnorm.moments import Moments, PopulationStats, moments
 from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = [
+    "BatchNorm",
     "BatchNormCache",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
     "Moments",
     "PopulationStats",
+    "RMSNorm",
     "batchnorm_backward",
     "batchnorm_forward",
+    "fold_batchnorm",
     "get_num_threads",
     "groupnorm_backward",
     "groupnorm_forward",
@@ -27,6 +35,7 @@ __all__ = [
     "layernorm_backward",
     "layernorm_forward",
     "moments",
+    "recompute_stats",
     "rmsnorm_backward",
     "rmsnorm_forward",
     "set_num_threads",

@@ -82,14 +82,14 @@ def contiguous(cnp.ndarray array not None, cnp.dtype dtype not None):
     return np.array(array, dtype=dtype, order="C", subok=False)
 
 
-def check_axis(axis, ndim):
+def check_axis(axis, ndim, name="axis"):
     """A channel axis as 0 to ndim - 1."""
     try:
         index = operator.index(axis)
     except TypeError:
-        raise TypeError(f"axis: expected an integer, got {axis!r}") from None
+        raise TypeError(f"{name}: expected an integer, got {axis!r}") from None
     if not -ndim <= index < ndim:
-        raise ValueError(f"axis: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {index}")
+        raise ValueError(f"{name}: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {index}")
     return index % ndim
 
 

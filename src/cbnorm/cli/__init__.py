@@ -1,11 +1,14 @@
-"""The command line: `cbnorm demo` and `cbnorm info`. Heavy imports wait until a command needs them."""
+"""The command line: `cbnorm demo`, `cbnorm bench` and `cbnorm info`. Heavy imports wait until a command needs them."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
 
 import cbnorm
+from cbnorm._threads import MOST_THREADS
+from cbnorm.cli.network import NORMS
 
 # What `pip install 'cbnorm[demo]'` adds, by import name.
 DEMO_EXTRAS = ("sklearn", "matplotlib", "rich")
@@ -22,8 +25,9 @@ def main(arguments=None):
     Returns
     -------
     int
-        The exit status: 0 when all went well, 1 when the picture could not be written, 2 when an extra
-        is missing, 130 after Ctrl-C. Wrong options end the process with status 2, as argparse does.
+        The exit status: 0 when all went well, 1 when a file could not be written or cbnorm failed the
+        check of `bench`, 2 when an extra is missing, 130 after Ctrl-C. Wrong options end the process with
+        status 2, as argparse does.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -33,8 +37,8 @@ def main(arguments=None):
         missing = (error.name or "").partition(".")[0]
         if missing not in DEMO_EXTRAS:
             raise
-        instead = " (or pass --no-plot)" if missing == "matplotlib" else ""
-        print(f"cbnorm demo needs {missing}: pip install 'cbnorm[demo]'{instead}", file=sys.stderr)
+        instead = f" (or {options.without_picture})" if missing == "matplotlib" else ""
+        print(f"cbnorm {options.command} needs {missing}: pip install 'cbnorm[demo]'{instead}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -49,11 +53,19 @@ def _parser():
 
     demo = commands.add_parser(
         "demo",
-        help="train a network on handwritten digits with and without batch normalization",
+        help="train a network on handwritten digits with and without normalization",
         description="Train a multilayer perceptron in NumPy on scikit-learn's handwritten digits, with and "
-        "without batch normalization, at several learning rates; print what it gains and draw a picture.",
+        "without normalization, at several learning rates; print what it gains and draw a picture.",
     )
     demo.add_argument("--epochs", type=_at_least(1), default=40, help="passes over the data (default: 40)")
+    demo.add_argument(
+        "--norm",
+        nargs="+",
+        choices=list(NORMS),
+        default=["none", "batch"],
+        help=f"the normalizations to compare: {', '.join(NORMS)} (default: none batch)",
+        metavar="NORM",
+    )
     demo.add_argument("--seed", type=_at_least(0), default=0, help="same seed, same numbers (default: 0)")
     demo.add_argument(
         "--output",
@@ -63,8 +75,63 @@ def _parser():
         help="the picture (default: cbnorm-demo.png); the ending sets the format",
     )
     demo.add_argument("--no-plot", action="store_true", help="no picture: matplotlib is not needed")
-    demo.set_defaults(run=_demo, fail=demo.error)
+    demo.set_defaults(run=_demo, fail=demo.error, command="demo", without_picture="pass --no-plot")
+
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands):
+    from cbnorm.cli.bench_cases import OPERATIONS
+
+    bench = commands.add_parser(
+        "bench",
+        help="time cbnorm, the NumPy formulas and other libraries on the same arrays",
+        description="Time cbnorm, the NumPy reference formulas and whichever of the other libraries are "
+        "installed, in turn on the same arrays, each checked against float64 first; beside a plain copy of "
+        "the same bytes, which is the limit.",
+    )
+    bench.add_argument(
+        "--operation",
+        action="append",
+        choices=OPERATIONS,
+        metavar="NAME",
+        help=f"what to time; may be repeated (default: all of {', '.join(OPERATIONS)})",
+    )
+    bench.add_argument(
+        "--shape",
+        action="append",
+        type=_shape,
+        metavar="SHAPE",
+        help="4096x1024; 64x224x224x3@-1, where @ gives the axis of the channels (or of the first "
+        "normalized axis of layernorm and rmsnorm); 16x256x28x28/32, where / gives the number of groups; "
+        "may be repeated (default: small to large ones for each operation)",
+    )
+    bench.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    bench.add_argument(
+        "--threads",
+        type=_threads,
+        default=None,
+        metavar="N",
+        help=f"for everyone who can use more than one (default: {cbnorm.get_num_threads()})",
+    )
+    bench.add_argument(
+        "--budget",
+        type=_seconds,
+        default=0.5,
+        metavar="SECONDS",
+        help="time for each line of the table, at least five calls of everyone (default: 0.5)",
+    )
+    bench.add_argument(
+        "--against",
+        nargs="+",
+        type=_peer,
+        metavar="PEER",
+        help="numpy, torch, sklearn, ... (default: all that are installed)",
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write every number measured")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios; the ending sets the format")
+    bench.set_defaults(run=_bench, fail=bench.error, command="bench", without_picture="leave out --plot")
 
 
 def _at_least(lowest):
@@ -78,6 +145,42 @@ def _at_least(lowest):
         return value
 
     return integer
+
+
+def _threads(text):
+    count = _at_least(1)(text)
+    if count > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_THREADS}, got {text!r}")
+    return count
+
+
+def _seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return value
+
+
+def _shape(text):
+    from cbnorm.cli.bench_cases import Shape
+
+    try:
+        return Shape.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _peer(text):
+    from cbnorm.cli import bench
+
+    installed = bench.installed_peers()
+    if text in installed:
+        return text
+    problem = "is not installed" if text in bench.PEERS else "is no peer of cbnorm"
+    raise argparse.ArgumentTypeError(f"{text} {problem}, expected one of {', '.join(installed)}")
 
 
 def _info(options):
@@ -96,7 +199,9 @@ def _demo(options):
 
     from cbnorm.cli import demo, report
 
-    results = report.with_progress(demo.run, epochs=options.epochs, seed=options.seed)
+    results = report.with_progress(
+        demo.run, epochs=options.epochs, seed=options.seed, norms=dict.fromkeys(options.norm)
+    )
     report.print_tables(results)
     if options.no_plot:
         return 0
@@ -107,6 +212,61 @@ def _demo(options):
         return 1
     print(f"Picture: {options.output}")
     return 0
+
+
+def _bench(options):
+    # As for the demo: nothing that can be told before the measurement is told after it.
+    plan = _plan(options)
+    if options.json and (problem := _cannot_write(options.json)):
+        options.fail(f"argument --json: {problem}")
+    if options.plot:
+        from cbnorm.cli import bench_picture, picture
+
+        problem = _cannot_write(options.plot) or picture.unknown_format(options.plot)
+        if problem:
+            options.fail(f"argument --plot: {problem}")
+
+    from cbnorm.cli import bench, bench_report
+
+    results = bench_report.with_progress(
+        bench.run,
+        plan=plan,
+        peers=list(dict.fromkeys(options.against or bench.installed_peers())),
+        dtype=options.dtype,
+        num_threads=options.threads or cbnorm.get_num_threads(),
+        budget=options.budget,
+    )
+    bench_report.print_tables(results)
+    written = [True]
+    if options.json:
+        written.append(_write(bench_report.write_json, results, options.json, "Numbers"))
+    if options.plot:
+        written.append(_write(bench_picture.draw, results, options.plot, "Picture"))
+    return 0 if all(written) and results.agrees else 1
+
+
+def _plan(options):
+    """The lines to measure, (operation, shape); a shape that an operation cannot take is left out for it."""
+    from cbnorm.cli.bench_cases import OPERATIONS
+
+    plan = []
+    for name in dict.fromkeys(options.operation or OPERATIONS):
+        shapes = options.shape or OPERATIONS[name].shapes
+        problems = {shape: OPERATIONS[name].unsuitable(shape) for shape in shapes}
+        if all(problems.values()) and options.operation:
+            options.fail(f"argument --shape: {name}: {problems[shapes[0]]}")
+        plan += [(name, shape) for shape, problem in problems.items() if not problem]
+    return plan
+
+
+def _write(write, results, path, what):
+    try:
+        write(results, path)
+    except OSError as error:
+        print(f"cbnorm bench: cannot write {path}: {error.strerror or error}", file=sys.stderr)
+        return False
+    print(f"{what}: {path}")
+    return True
 
 
 def _cannot_write(path):

@@ -6,11 +6,11 @@ import numpy as np
 
 from cbnorm.cli import bench_formulas as formulas
 from cbnorm.cli.bench_cases import EPS, MOMENTUM
-from cbnorm.cli.bench_peers import Calls, Peer, first
+from cbnorm.cli.bench_peers import Calls, Peer
 
 
 class NumPy(Peer):
-    """The formulas, in the dtype of the arrays; they run on one thread."""
+    """The formulas, in the dtype of the arrays."""
 
     name = "numpy"
     note = "one thread"
@@ -19,7 +19,7 @@ class NumPy(Peer):
         self.operations = {
             "train": self._train,
             "test": self._test,
-            "backward": self._backward,
+            "backward": self._batchnorm_backward,
             "layernorm": self._layernorm,
             "layernorm-backward": self._layernorm_backward,
             "groupnorm": self._groupnorm,
@@ -28,61 +28,51 @@ class NumPy(Peer):
             "rmsnorm": self._rmsnorm,
         }
 
+    def _bind(self, formula, *arrays, **settings):
+        """Calls of a formula of `bench_formulas`: what a peer that compiles them replaces."""
+        return Calls(partial(formula, *arrays, **settings))
+
     def _train(self, case):
-        x, axis = case.x, case.axis
-        axes, parameters = _channel_axes(case, case.gamma, case.beta)
-        old_mean, old_var = case.moving_mean, case.moving_var
-
-        def train():
-            y, _, mean, var = formulas.forward(x, *parameters, EPS, axes)
-            return (
-                y,
-                MOMENTUM * old_mean + (1 - MOMENTUM) * mean.reshape(-1),
-                MOMENTUM * old_var + (1 - MOMENTUM) * var.reshape(-1),
-            )
-
-        return Calls(train, None, first)
+        axes, gamma, beta = _broadcast(case, case.gamma, case.beta)
+        moving = (case.moving_mean, case.moving_var)
+        return self._bind(formulas.train, case.x, gamma, beta, *moving, axes=axes, eps=EPS, momentum=MOMENTUM)
 
     def _test(self, case):
         moving = (each.astype(case.x.dtype) for each in (case.moving_mean, case.moving_var))
-        axes, parameters = _channel_axes(case, case.gamma, case.beta, *moving)
-        gamma, beta, *moving = parameters
-        return Calls(partial(formulas.forward, case.x, gamma, beta, EPS, axes, *moving), None, first)
+        axes, *parameters = _broadcast(case, case.gamma, case.beta, *moving)
+        return self._bind(formulas.normalize, case.x, *parameters, axes=axes, eps=EPS)
 
-    def _backward(self, case):
-        axes, (gamma, beta) = _channel_axes(case, case.gamma, case.beta)
-        cache = formulas.forward(case.x, gamma, beta, EPS, axes)[1]
-        return Calls(partial(formulas.batch_backward, case.dout, cache, gamma, axes))
+    def _batchnorm_backward(self, case):
+        axes, gamma, beta = _broadcast(case, case.gamma, case.beta)
+        cache = formulas.forward(case.x, gamma, beta, axes=axes, eps=EPS)[1]
+        return self._bind(formulas.batch_backward, case.dout, cache, gamma, axes=axes)
 
     def _layernorm(self, case):
-        return Calls(partial(formulas.forward, case.x, case.gamma, case.beta, EPS, _trailing(case)), None, first)
+        return self._bind(formulas.normalize, case.x, case.gamma, case.beta, axes=_trailing(case), eps=EPS)
 
     def _layernorm_backward(self, case):
-        cache = self._layernorm(case).fresh()[1]
-        leading = tuple(range(case.axis))
-        return Calls(
-            partial(formulas.rows_backward, case.dout, cache, case.gamma, _trailing(case), leading)
-        )
+        axes, leading = _trailing(case), tuple(range(case.axis))
+        cache = formulas.forward(case.x, case.gamma, case.beta, axes=axes, eps=EPS)[1]
+        return self._bind(formulas.rows_backward, case.dout, cache, case.gamma, axes=axes, parameter_axes=leading)
 
     def _groupnorm(self, case):
         x, _, gamma, beta, axes = _grouped(case)
-        return Calls(partial(formulas.forward, x, gamma, beta, EPS, axes), None, first)
+        return self._bind(formulas.normalize, x, gamma, beta, axes=axes, eps=EPS)
 
     def _groupnorm_backward(self, case):
         x, dout, gamma, beta, axes = _grouped(case)
-        cache = formulas.forward(x, gamma, beta, EPS, axes)[1]
-        samples_and_positions = (0, *range(3, x.ndim))
-        return Calls(partial(formulas.rows_backward, dout, cache, gamma, axes, samples_and_positions))
+        cache = formulas.forward(x, gamma, beta, axes=axes, eps=EPS)[1]
+        apart = (0, *range(3, x.ndim))  # samples and positions
+        return self._bind(formulas.rows_backward, dout, cache, gamma, axes=axes, parameter_axes=apart)
 
     def _rmsnorm(self, case):
-        call = partial(formulas.rms_forward, case.x, case.gamma, EPS, _trailing(case))
-        return Calls(call, None, lambda y: (y,))
+        return self._bind(formulas.rms_normalize, case.x, case.gamma, axes=_trailing(case), eps=EPS)
 
 
-def _channel_axes(case, *parameters):
+def _broadcast(case, *parameters):
     """All axes but that of the channels, and the parameters shaped to broadcast along it."""
     axes = tuple(i for i in range(case.x.ndim) if i != case.axis)
-    return axes, [np.expand_dims(each, axes) for each in parameters]
+    return axes, *(np.expand_dims(each, axes) for each in parameters)
 
 
 def _trailing(case):

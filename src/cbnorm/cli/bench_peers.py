@@ -32,7 +32,9 @@ class Peer:
     """What peers have in common."""
 
     name = ""
-    note = ""  # what its numbers leave out, for the caption
+    needs = ()  # packages to import, where that is more than `name`
+    pool = "openmp"  # whose threads it runs on; also for those that have none
+    note = ""  # what a reader of its numbers must know
 
     def __init__(self, num_threads):
         self.operations = {}

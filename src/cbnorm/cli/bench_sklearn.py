@@ -13,7 +13,7 @@ class Sklearn(Peer):
     """scikit-learn. Its only in-place form overwrites x, so that it has no out= to time."""
 
     name = "sklearn"
-    note = "one thread; without gamma, beta and eps"
+    note = "one thread; without gamma, beta and, in training, eps"
 
     def __init__(self, num_threads):
         import sklearn
@@ -33,18 +33,23 @@ class Sklearn(Peer):
         return version("scikit-learn")
 
     def _train(self, case):
-        return _calls(case, self.scaler().fit_transform)
+        scaler = self.scaler()
+        return _calls(case, scaler, scaler.fit_transform)
 
     def _test(self, case):
         scaler = self.scaler()
         scaler.n_features_in_ = case.num_channels
         scaler.mean_, scaler.var_ = case.moving_mean, case.moving_var
         scaler.scale_ = np.sqrt(case.moving_var + EPS)
-        return _calls(case, scaler.transform)
+        return _calls(case, scaler, scaler.transform)
 
 
-def _calls(case, function):
-    """Calls for a table of rows; gamma and beta join its result for the check alone."""
+def _calls(case, scaler, function):
+    """Calls for a table of rows; gamma, beta and, in training, eps join the result for the check alone."""
     if case.x.ndim != 2 or case.axis != 1:
         return None
-    return Calls(partial(function, case.x), None, lambda xhat: (case.gamma * xhat + case.beta,))
+
+    def normalized(result):
+        return (case.gamma * (result * (scaler.scale_ / np.sqrt(scaler.var_ + EPS))) + case.beta,)
+
+    return Calls(partial(function, case.x), None, normalized)

@@ -9,7 +9,7 @@ EVERY_GRADIENT = [True, True, True]
 
 
 class Torch(Peer):
-    """PyTorch on the CPU. Only batch normalization forward has an out= that is not a copy at the end."""
+    """PyTorch on the CPU. Only the out= of batch normalization forward is timed: the others copy a fresh result."""
 
     name = "torch"
 
@@ -54,10 +54,18 @@ class Torch(Peer):
 
     def _batchnorm(self, case):
         call = partial(self.torch.native_batch_norm, *self._batchnorm_arguments(case))
-        statistics = (0 if case.operation == "test" else case.num_channels,)
-        saved = (self.torch.empty(statistics, dtype=self._tensor(case.x).dtype) for _ in range(2))
-        out = self._tensors(case)[2]
-        return Calls(call, partial(call, out=(out, *saved)), partial(_channels_back, case.axis))
+        out, into_out = self._tensors(case)[2], None
+        if self._knows_layout(out):
+            statistics = 0 if case.operation == "test" else case.num_channels
+            saved = (out.new_empty(statistics) for _ in range(2))
+            into_out = partial(call, out=(out, *saved))
+        return Calls(call, into_out, partial(_channels_back, case.axis))
+
+    def _knows_layout(self, tensor):
+        """Whether native_batch_norm writes an out= of these strides right: to others it does not (2.13)."""
+        formats = {4: self.torch.channels_last, 5: self.torch.channels_last_3d}
+        own = {"memory_format": formats[tensor.ndim]} if tensor.ndim in formats else {}
+        return tensor.is_contiguous() or tensor.is_contiguous(**own)
 
     def _batchnorm_backward(self, case):
         arguments = self._batchnorm_arguments(case)
@@ -70,8 +78,7 @@ class Torch(Peer):
         return Calls(call, None, partial(_gradients, case.axis))
 
     def _layernorm_arguments(self, case):
-        tensors = (self._tensor(each) for each in (case.x, case.gamma, case.beta))
-        x, gamma, beta = tensors
+        x, gamma, beta = map(self._tensor, (case.x, case.gamma, case.beta))
         return x, case.gamma.shape, gamma, beta, EPS
 
     def _layernorm(self, case):
@@ -89,7 +96,7 @@ class Torch(Peer):
 
     def _groupnorm_arguments(self, case):
         x, _, _, gamma, beta = self._tensors(case)
-        samples, channels, *positions = x.shape
+        samples, channels = x.shape[:2]
         # torch.instance_norm goes through batch normalization and takes longer than groups of one channel.
         num_groups = channels if case.operation == "instancenorm" else case.num_groups
         return x, gamma, beta, samples, channels, x[0, 0].numel(), num_groups, EPS

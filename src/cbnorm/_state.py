@@ -1,0 +1,310 @@
+"""What every layer is made of: parameters, modes, state and its files, and the memory of each thread."""
+
+import operator
+import os
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from cbnorm._arrays import FLOAT16, FLOAT32, FLOAT64, as_array, as_numbers, check_eps, float_dtypes
+
+
+class ThreadMemory(threading.local):
+    """What belongs to the calling thread alone."""
+
+    cache = None  # of its last forward call
+    result = None  # shape and dtype of that call's y
+    y = dx = None  # results that the next call may overwrite
+
+    def __init__(self):
+        self.grads = {}
+
+
+class Layer:
+    """Parameters, training or test mode, and state. `BatchNorm`, `LayerNorm` and the others add the equations.
+
+    Attributes
+    ----------
+    gamma, beta : ndarray or None
+        The parameters; None where the layer has none. `RMSNorm` has no beta.
+    training : bool
+        Whether `train` or `eval` was called last; new layers train.
+    reuse_output : bool
+        Whether results may lie in memory that the layer keeps and uses again: the next `forward` of the same
+        thread then overwrites the y of this one, the next `backward` its dx. Saves allocating large arrays
+        in a loop that is done with each result before the next; anything kept longer must be copied.
+
+    Notes
+    -----
+    Threads may share a layer. Each has its own cache, `grads` and reused results, so that `backward`
+    belongs to the last `forward` of the same thread. Parameters, moving statistics and modes are shared.
+    Training calls of one `BatchNorm` take turns, and each batch enters the moving statistics exactly once, in
+    an order that is not fixed; test-time calls run side by side, each with one mean and the variance that
+    belongs to it. `state_dict`, `save`, copies and pickles hold moving statistics of one moment. Not guarded are the
+    numbers of gamma and beta: while an optimizer or `load_state_dict` writes them, another thread may read some
+    old and some new. Copies and pickles leave cache, `grads` and reused results behind.
+    """
+
+    _parameters = ("gamma", "beta")
+    _nonnegative = ()  # names of such state
+    _backward = None  # that of the functional API
+
+    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool, dtype: DTypeLike, reuse_output: bool):
+        self.eps = check_eps(eps)
+        self.dtype = check_dtype(dtype)
+        for name, start in zip(self._parameters, (np.ones, np.zeros), strict=False):
+            setattr(self, name, start(shape, self.dtype) if affine else None)
+        self.training = True
+        self.reuse_output = reuse_output
+        self._prepare_threads()
+
+    def _prepare_threads(self):
+        self._lock = threading.Lock()  # held wherever moving statistics are replaced, or several read
+        self._thread = ThreadMemory()
+
+    def __getstate__(self):
+        with self._lock:
+            return {name: value for name, value in vars(self).items() if name not in ("_lock", "_thread")}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._prepare_threads()
+
+    def __call__(self, x: ArrayLike) -> NDArray:
+        """Return ``forward(x)``."""
+        return self.forward(x)
+
+    def forward(self, x: ArrayLike) -> NDArray:
+        """Return y, the normalized x, and remember what `backward` needs; each layer has its own."""
+        raise NotImplementedError
+
+    def backward(self, dout: ArrayLike) -> NDArray:
+        """Gradient of a loss with respect to the x of this thread's last `forward`.
+
+        The gradients with respect to the parameters go to `grads`.
+
+        Parameters
+        ----------
+        dout : array_like
+            The shape of y: the gradient with respect to y.
+
+        Returns
+        -------
+        ndarray
+            dx, the shape and dtype of y.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If this thread has not called `forward` yet, or `dout` does not fit; `grads` stay as they were then.
+        """
+        thread = self._thread
+        if thread.cache is None:
+            raise ValueError("backward: expected a forward call of this thread before it, got none")
+        dout = as_numbers("dout", dout)
+        need = (True, *(getattr(self, name) is not None for name in self._parameters))
+        out = self._room("dx", *thread.result, dout, thread.cache.x)
+        dx, *gradients = self._backward(dout, thread.cache, need=need, out=out)
+        thread.grads = {
+            name: gradient for name, gradient in zip(self._parameters, gradients, strict=True) if gradient is not None
+        }
+        return dx
+
+    @property
+    def grads(self) -> dict[str, NDArray]:
+        """Gradients by parameter name, from the last `backward` of this thread; empty before it."""
+        return self._thread.grads
+
+    def parameters(self) -> dict[str, NDArray]:
+        """Return the parameters by name: the arrays themselves, for an optimizer to update in place."""
+        named = {name: getattr(self, name) for name in self._parameters}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def train(self) -> Self:
+        """Use the statistics of each batch from now on; return the layer."""
+        self.training = True
+        return self
+
+    def eval(self) -> Self:
+        """Use the moving statistics from now on, in a layer that has them; return the layer."""
+        self.training = False
+        return self
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """Return copies of the parameters and moving statistics, by name."""
+        with self._lock:
+            return {name: np.array(value) for name, value in self._state().items()}
+
+    def _state(self):
+        return self.parameters()
+
+    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], *, strict: bool = True) -> None:
+        """Take over parameters and moving statistics. Parameters are written in place, where an optimizer holds them.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            Arrays as `state_dict` gives them, by name.
+        strict : bool
+            False leaves missing names as they are and unknown ones aside. Shapes and dtypes must fit in any case.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, a shape does not fit, or a variance or count is negative.
+        TypeError
+            If a dtype does not fit. The error names the key, and nothing has changed.
+        """
+        own = self.state_dict()
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected arrays by name, got {type(state_dict).__name__}")
+        missing = [name for name in own if name not in state_dict]
+        unknown = [name for name in state_dict if name not in own]
+        if strict and (missing or unknown):
+            problem = f"none for {missing[0]!r}" if missing else f"also {unknown[0]!r}"
+            raise ValueError(f"state_dict: expected the keys {', '.join(map(repr, own))}, got {problem}")
+        new = {name: self._fitting(name, state_dict[name], array) for name, array in own.items() if name not in missing}
+        with self._lock:
+            for name, array in new.items():
+                if name in self._parameters:
+                    getattr(self, name)[...] = array
+                else:  # replaced, as other threads may be reading the old one
+                    setattr(self, name, array if array.ndim else array.item())
+
+    def _fitting(self, key, value, own):
+        """Return a copy of a value for load_state_dict, if it is like the layer's own array."""
+        name = f"state_dict[{key!r}]"
+        array = as_numbers(name, value)
+        if array.shape != own.shape:
+            raise ValueError(f"{name}: expected shape {own.shape}, got {array.shape}")
+        if array.dtype.newbyteorder("=") != own.dtype:
+            raise TypeError(f"{name}: expected dtype {own.dtype}, got {array.dtype}")
+        if key in self._nonnegative and np.any(array < 0):
+            raise ValueError(f"{name}: expected no negative number, got {array.min()}")
+        return np.array(array, own.dtype)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write `state_dict` to a file of NumPy's .npz format, without pickle.
+
+        The path is taken as it is, without a suffix added. An existing file is replaced in one step at the end: a
+        save that is killed or fails leaves it whole. After a kill, a file ``<name>.<hex digits>.tmp`` may be left
+        beside it.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to; the folder must exist.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        target = os.path.realpath(os.fspath(path))
+        unfinished = f"{target}.{uuid.uuid4().hex}.tmp"  # the same folder, as only there it can be renamed in one step
+        try:
+            with open(unfinished, "xb") as file:
+                np.savez(file, **self.state_dict())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, target)
+        except BaseException:
+            if os.path.exists(unfinished):
+                os.remove(unfinished)
+            raise
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Take over the state in a file that `save` wrote, of a layer with the same names, shapes and dtypes.
+
+        Parameters
+        ----------
+        path : path-like
+            The file. Nothing in it is ever executed: it is read without pickle.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, of another kind, or of another layer; nothing has changed then.
+        OSError
+            If it cannot be opened.
+        """
+        path = os.fspath(path)
+        with open(path, "rb") as file:
+            try:
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, Mapping):
+                    raise ValueError("it holds a single array")
+                with archive:
+                    self.load_state_dict(archive)
+            except Exception as error:  # whatever the readers of zip and npy files raise at foreign bytes
+                raise ValueError(
+                    f"path: expected a file of this {type(self).__name__}'s state, got {path!r} ({error})"
+                ) from error
+
+    def _room_for_y(self, x):
+        return self._room("y", x.shape, float_dtypes(x)[1], x)
+
+    def _room(self, name, shape, dtype, *inputs):
+        """Return this thread's memory for a result where it may be reused, else None."""
+        if not self.reuse_output:
+            return None
+        room = getattr(self._thread, name)
+        if (
+            room is None
+            or room.shape != shape
+            or room.dtype != dtype
+            or any(np.may_share_memory(room, each) for each in inputs)  # y = layer(layer(x))
+        ):
+            room = np.empty(shape, dtype)
+            setattr(self._thread, name, room)
+        return room
+
+    def _remember(self, y, cache):
+        """Keep what backward needs; return y."""
+        self._thread.cache = cache
+        self._thread.result = y.shape, y.dtype
+        return y
+
+
+def as_input(x: ArrayLike, least_ndim: int, axis: int, shape: tuple[int, ...]) -> NDArray:
+    """X as an array that has `shape` from `axis` on."""
+    x = as_array(x, least_ndim)
+    begin = axis + x.ndim if axis < 0 else axis
+    if begin < 0 or x.shape[begin : begin + len(shape)] != shape:
+        where = f"{shape[0]} on axis {axis}" if len(shape) == 1 else f"{shape} on the axes from {axis} on"
+        raise ValueError(f"x: expected length {where}, got shape {x.shape}")
+    return x
+
+
+def check_count(name: str, value: int) -> int:
+    """A number of things: at least 1."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{name}: expected at least 1, got {count}")
+    return count
+
+
+def check_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The normalized axes of layer and RMS normalization: one length, or several."""
+    lengths = shape if isinstance(shape, tuple | list) else (shape,)
+    if not lengths:
+        raise ValueError("shape: expected at least one length, got ()")
+    return tuple(check_count("shape", length) for length in lengths)
+
+
+def check_dtype(dtype: DTypeLike) -> np.dtype:
+    """One of the dtypes that parameters may have."""
+    try:
+        known = np.dtype(dtype)
+        if known in (FLOAT16, FLOAT32, FLOAT64):
+            return known
+    except TypeError:
+        pass
+    raise TypeError(f"dtype: expected float16, float32 or float64, got {dtype!r}")

@@ -1,0 +1,150 @@
+"""What `cbnorm bench` prints and writes: a progress bar, one table for each operation, a JSON file."""
+
+import json
+from dataclasses import asdict
+from itertools import groupby
+from operator import attrgetter
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cbnorm.cli.bench import TOLERANCE, US
+
+WIDTH = 100
+
+
+def with_progress(work, **arguments):
+    """Call `work(progress=..., **arguments)` behind a progress bar on stderr, shown in a terminal only."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    # Drawn between the lines alone: a thread that redraws the bar would be timed with them.
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=False) as bar:
+        task = bar.add_task("", total=1.0)
+        return work(
+            progress=lambda done, words: bar.update(task, completed=done, description=words, refresh=True),
+            **arguments,
+        )
+
+
+def print_tables(results):
+    """Print times, ratios and share of the limit, operation by operation; then what the numbers mean."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    machine = results.machine
+    console.print(f"{machine['cpu']}, {_threads(results.num_threads)}, {machine['kernels']} kernels, {results.dtype}")
+    console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
+    for operation, lines in groupby(results.lines, attrgetter("operation")):
+        console.print()
+        console.print(operation, style="bold")
+        console.print(_table(list(lines), results.peers))
+    for sentence in _explained(results):
+        console.print(sentence)
+
+
+def write_json(results, path):
+    """Write every minimum in seconds, with what it was measured on.
+
+    Parameters
+    ----------
+    results : cbnorm.cli.bench.Results
+        From `cbnorm.cli.bench.run`.
+    path : pathlib.Path
+        Where the file goes.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    found = asdict(results) | {"tolerance": TOLERANCE[results.dtype]}
+    for line in found["lines"]:
+        # JSON knows no infinity.
+        line["errors"] = {name: _finite(error) for name, error in line["errors"].items()}
+    path.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def _finite(number):
+    return number if number < float("inf") else None
+
+
+def _table(lines, peers):
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("shape", no_wrap=True)
+    for name in ("cbnorm\nfresh", "cbnorm\nout=", "copy\nout="):
+        table.add_column(name, justify="right", no_wrap=True)
+    peers = [name for name in peers if any(name in line.seconds or name in line.failures for line in lines)]
+    for name in peers:
+        kinds = "fresh/out" if any("out" in line.seconds.get(name, ()) for line in lines) else "fresh"
+        table.add_column(f"{name}\n{kinds}", justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(line.shape, *_own_cells(line), *(_peer_cell(line, name) for name in peers))
+    return table
+
+
+def _own_cells(line):
+    if US in line.failures:
+        return [_failure(line, US), "", ""]
+    seconds = line.seconds[US]
+    return [_duration(seconds["fresh"]), _duration(seconds["out"]), f"{line.share_of_limit:.0%}"]
+
+
+def _peer_cell(line, name):
+    if name in line.failures:
+        return _failure(line, name)
+    ratios = (line.ratio(name, "fresh"), line.ratio(name, "out"))
+    return "/".join(_ratio(each) for each in ratios if each is not None)
+
+
+def _failure(line, name):
+    return f"[red]error {line.errors[name]:.0e}[/red]" if name in line.errors else "[red]failed[/red]"
+
+
+def _ratio(number):
+    words = f"{number:.2f}" if number < 9.995 else f"{number:.1f}" if number < 99.95 else f"{number:.0f}"
+    return f"{words:>4}" if number >= 1 else f"[red]{words:>4}[/red]"
+
+
+def _duration(seconds):
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= 0.9995 * size or unit == "µs":
+            number = seconds / size
+            decimals = 2 if number < 9.995 else 1 if number < 99.95 else 0
+            return f"{number:.{decimals}f} {unit}"
+    return None
+
+
+def _explained(results):
+    if results.machine["load"] > 1:
+        yield f"[red]The machine was busy when this began, load {results.machine['load']:.1f}: measure again.[/red]"
+    yield "Times: the fastest of many calls, everyone in turn on the same arrays."
+    yield (
+        "Ratios: how many times as long a peer takes as cbnorm; first both with fresh outputs, then, where "
+        "it has out=, the better of its two against cbnorm with out=."
+    )
+    yield f"Copy: speed as a share of copying the bytes that must be moved ({results.copy})."
+    for name, note in results.notes.items():
+        yield f"{name}: {note}."
+    tolerance = f"within {TOLERANCE[results.dtype]:.0e} of the largest number"
+    failures = [
+        f"{name}, {line.operation} {line.shape}: {reason}"
+        for line in results.lines
+        for name, reason in line.failures.items()
+    ]
+    if not failures:
+        yield f"Checked before timing: all agree with the formulas in float64, {tolerance}."
+        return
+    yield f"[red]Not timed, as they do not agree with the formulas in float64, {tolerance}:[/red]"
+    yield from failures
+
+
+def _threads(count):
+    return "1 thread" if count == 1 else f"{count} threads"

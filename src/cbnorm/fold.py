@@ -1,0 +1,79 @@
+"""Folding batch normalization at test time into the linear or convolution weights before it.
+
+With s = gamma / sqrt(moving_var + eps) per channel,
+s·(W x + b - moving_mean) + beta = (s·W) x + s·(b - moving_mean) + beta.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cbnorm._arrays import as_numbers, check_axis, float_dtypes
+from cbnorm.layers import BatchNorm
+
+
+def fold_batchnorm(
+    weight: ArrayLike, bias: ArrayLike | None, layer: BatchNorm, *, channel_axis: int
+) -> tuple[NDArray, NDArray]:
+    """Weights and bias that give at once what these and the layer at test time give one after the other.
+
+    Parameters
+    ----------
+    weight : array_like
+        Of the linear or convolution layer before, with `layer.num_channels` output channels.
+    bias : array_like or None
+        (num_channels,). None is none.
+    layer : BatchNorm
+        Trained: its moving statistics count, whatever its mode. It is not changed.
+    channel_axis : int
+        The axis of `weight` that holds the output channels: 0 for convolutions (out, in, height, width) and
+        PyTorch's linear layers (out, in), 1 for W (in, out) of ``x @ W``.
+
+    Returns
+    -------
+    weight, bias : ndarray
+        New arrays, computed in float64. The shape and dtype of `weight`, float64 for integers; (num_channels,) and the
+        dtype of `bias`, or of `weight` where that is None.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Notes
+    -----
+    One sum cannot keep the digits that the layer keeps by subtracting the mean first: in float32, where
+    |mean| is R times the standard deviation, the folded network loses log10(R) of its 7 digits.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.BatchNorm(2, eps=0.0, dtype=np.float64)
+    >>> layer.moving_mean[:], layer.moving_var[:] = (1, 2), (4, 16)
+    >>> W, b = cbnorm.fold_batchnorm(np.eye(2), None, layer, channel_axis=1)
+    >>> np.array([[3.0, 6.0]]) @ W + b, layer.eval()([[3.0, 6.0]])
+    (array([[1., 1.]]), array([[1., 1.]]))
+    """
+    if not isinstance(layer, BatchNorm):
+        raise TypeError(f"layer: expected a BatchNorm, got {type(layer).__name__}")
+    weight = as_numbers("weight", weight)
+    axis = check_axis(channel_axis, weight.ndim, "channel_axis")
+    channels = (layer.num_channels,)
+    if weight.shape[axis] != layer.num_channels:
+        raise ValueError(
+            f"weight: expected length {layer.num_channels} on channel_axis {axis}, got shape {weight.shape}"
+        )
+    weight_dtype = bias_dtype = float_dtypes(weight)[1]
+    if bias is not None:
+        bias = as_numbers("bias", bias)
+        bias_dtype = float_dtypes(bias)[1]
+        if bias.shape != channels:
+            raise ValueError(f"bias: expected shape {channels}, got {bias.shape}")
+
+    state = layer.state_dict()
+    std = np.sqrt(state["moving_var"] + layer.eps)
+    inv_std = np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)  # as the layer has it
+    scale = inv_std * state.get("gamma", 1.0)
+    shift = (0.0 if bias is None else bias) - state["moving_mean"]
+    along_channels = [-1 if number == axis else 1 for number in range(weight.ndim)]
+    folded_weight = (weight * scale.reshape(along_channels)).astype(weight_dtype)
+    return folded_weight, (shift * scale + state.get("beta", 0.0)).astype(bias_dtype)

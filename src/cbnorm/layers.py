@@ -1,0 +1,386 @@
+"""Normalization layers: the functions of this package with parameters, moving statistics and modes of their own."""
+
+import operator
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from cbnorm._arrays import check_choice, check_number
+from cbnorm._state import Layer, as_input, check_count, check_shape
+from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
+from cbnorm.convert import Conventions
+from cbnorm.groupnorm import (
+    groupnorm_backward,
+    groupnorm_forward,
+    instancenorm_backward,
+    instancenorm_forward,
+)
+from cbnorm.layernorm import layernorm_backward, layernorm_forward
+from cbnorm.moments import PopulationStats
+from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
+
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "Layer", "LayerNorm", "RMSNorm", "recompute_stats"]
+
+
+class BatchNorm(Conventions, Layer):
+    """Batch normalization with parameters and moving statistics.
+
+    In training, y = gamma·(x - mean) / sqrt(var + eps) + beta with the statistics of the batch, which also enter
+    the moving statistics; after `eval`, with the moving statistics.
+
+    Parameters
+    ----------
+    num_channels : int
+        Length of the channel axis.
+    axis : int
+        The channel axis: 1 for (N, D) and (N, C, H, W), -1 for (N, H, W, C).
+    eps : float
+        Added to the variance, in the units of x squared; at least 0.
+    momentum : float or None
+        0 to 1, the weight of the old: ``new = momentum * old + (1 - momentum) * batch``. None is the
+        average of all batches since the start, each weighted equally whatever its size.
+    ddof : {0, 1}
+        Whether the moving variance takes in the biased (0) or the unbiased (1, PyTorch's rule) variance.
+    affine : bool
+        Whether there are gamma and beta.
+    frozen : bool
+        Use the moving statistics in training too and never change them by `forward`; gradients then take them as
+        constants, ``dx = dout * gamma * inv_std``. The attribute may be changed at any time.
+    dtype : dtype
+        Of gamma and beta: float16, float32 or float64.
+    reuse_output : bool
+        Whether y and dx may lie in memory that the next call of the same thread overwrites; see `Layer`.
+
+    Attributes
+    ----------
+    gamma, beta : ndarray or None
+        (num_channels,), `dtype`.
+    moving_mean, moving_var : ndarray
+        (num_channels,), float64.
+    num_batches : int
+        Batches that the moving statistics were gathered from, without the empty ones.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.BatchNorm(2)
+    >>> x = np.float32([[1, 10], [3, 14]])
+    >>> layer(x).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> dx = layer.backward(np.ones_like(x))
+    >>> layer.grads["beta"]
+    array([2., 2.], dtype=float32)
+    >>> layer.moving_mean, layer.moving_var
+    (array([0.2, 1.2]), array([1. , 1.3]))
+    >>> y = layer.eval()(x)  # normalized with these
+    """
+
+    _backward = staticmethod(batchnorm_backward)
+    _nonnegative = ("moving_var", "num_batches")
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        axis: int = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.9,
+        ddof: int = 0,
+        affine: bool = True,
+        frozen: bool = False,
+        dtype: DTypeLike = np.float32,
+        reuse_output: bool = False,
+    ):
+        self.num_channels = check_count("num_channels", num_channels)
+        super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
+        try:
+            self.axis = operator.index(axis)
+        except TypeError:
+            raise TypeError(f"axis: expected an integer, got {axis!r}") from None
+        self.momentum = None if momentum is None else check_number("momentum", momentum, 0.0, 1.0)
+        self.ddof = check_choice("ddof", ddof, (0, 1))
+        self.frozen = frozen
+        self.moving_mean, self.moving_var = np.zeros(self.num_channels), np.ones(self.num_channels)
+        self.num_batches = 0
+
+    def forward(self, x: ArrayLike) -> NDArray:
+        """Normalize a batch and, in training, take its statistics into the moving ones.
+
+        Parameters
+        ----------
+        x : array_like
+            At least two axes, `num_channels` long on the channel axis. `backward` reads it again.
+
+        Returns
+        -------
+        ndarray
+            y, the shape of x; its dtype, or float64 for integers.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `x` does not fit, or has one value a channel in training with ``ddof=1``; nothing has changed then.
+        """
+        x = as_input(x, 2, self.axis, (self.num_channels,))
+        inputs = (x, self.gamma, self.beta, self.eps)
+        options = {"axis": self.axis, "ddof": self.ddof, "out": self._room_for_y(x)}
+        if self.frozen or not self.training:
+            with self._lock:
+                moving = {"moving_mean": self.moving_mean, "moving_var": self.moving_var}
+            y, cache, *_ = batchnorm_forward(*inputs, **moving, mode="test", **options)
+            return self._remember(y, cache)
+        with self._lock:  # from reading the old moving statistics to writing the new
+            seen = self.num_batches
+            momentum = seen / (seen + 1) if self.momentum is None else self.momentum
+            y, cache, *moving = batchnorm_forward(*inputs, momentum, self.moving_mean, self.moving_var, **options)
+            self.moving_mean, self.moving_var = moving
+            self.num_batches = seen + (x.size > 0)
+        return self._remember(y, cache)
+
+    def _state(self):
+        moving = {name: getattr(self, name) for name in ("moving_mean", "moving_var")}
+        return self.parameters() | moving | {"num_batches": np.int64(self.num_batches)}
+
+
+def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
+    """Replace the moving statistics of a layer by those of a whole data set (precise batch normalization).
+
+    Parameters
+    ----------
+    layer : BatchNorm
+        Its `axis` and `ddof` hold; its mode does not matter, and a `frozen` one changes too.
+    batches : iterable of array_like
+        What the layer is given, batch by batch. Each value counts once, whatever the sizes; batches may be empty.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a batch does not fit the layer, or there are no values (for ``ddof=1``, fewer than two a channel).
+        The layer has not changed then, nor where the iterable itself raises.
+
+    References
+    ----------
+    Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.BatchNorm(1)
+    >>> cbnorm.recompute_stats(layer, [np.array([[1.0], [2.0]]), np.array([[6.0]])])
+    >>> layer.moving_mean, layer.moving_var
+    (array([3.]), array([4.66666667]))
+    """
+    if not isinstance(layer, BatchNorm):
+        raise TypeError(f"layer: expected a BatchNorm, got {type(layer).__name__}")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches: expected an iterable of arrays, got {type(batches).__name__}")
+    population = PopulationStats(layer.axis)
+    for x in batches:
+        population.update(as_input(x, 2, layer.axis, (layer.num_channels,)))
+    if population.count <= layer.ddof:
+        raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
+    with layer._lock:
+        layer.moving_mean, layer.moving_var = population.mean, population.var(layer.ddof)
+        layer.num_batches = population.batches
+
+
+class LayerNorm(Layer):
+    """Layer normalization: y = gamma·(x - mean) / sqrt(var + eps) + beta over the trailing axes.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the normalized axes, the last ones of x.
+    affine : bool
+        Whether there are gamma and beta, of this shape.
+    eps, dtype, reuse_output
+        As in `BatchNorm`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.LayerNorm(2)
+    >>> layer(np.float32([[1, 3], [10, 14]])).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+
+    _backward = staticmethod(layernorm_backward)
+
+    def __init__(
+        self,
+        shape: int | tuple[int, ...],
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        dtype: DTypeLike = np.float32,
+        reuse_output: bool = False,
+    ):
+        self.shape = check_shape(shape)
+        super().__init__(self.shape, eps, affine, dtype, reuse_output)
+
+    def forward(self, x: ArrayLike) -> NDArray:
+        """Normalize x, (*, *shape), to a y of the same shape."""
+        axis = -len(self.shape)
+        x = as_input(x, 1, axis, self.shape)
+        return self._remember(
+            *layernorm_forward(x, self.gamma, self.beta, self.eps, axis=axis, out=self._room_for_y(x))
+        )
+
+
+class RMSNorm(Layer):
+    """RMS normalization: y = gamma·x / sqrt(mean(x²) + eps) over the trailing axes.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the normalized axes, the last ones of x.
+    affine : bool
+        Whether there is gamma, of this shape.
+    eps, dtype, reuse_output
+        As in `BatchNorm`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.RMSNorm(2, eps=0.0)
+    >>> layer(np.float32([[1, 7]]))
+    array([[0.2, 1.4]], dtype=float32)
+    """
+
+    _parameters = ("gamma",)
+    _backward = staticmethod(rmsnorm_backward)
+
+    def __init__(
+        self,
+        shape: int | tuple[int, ...],
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        dtype: DTypeLike = np.float32,
+        reuse_output: bool = False,
+    ):
+        self.shape = check_shape(shape)
+        super().__init__(self.shape, eps, affine, dtype, reuse_output)
+
+    def forward(self, x: ArrayLike) -> NDArray:
+        """Normalize x, (*, *shape), to a y of the same shape."""
+        axis = -len(self.shape)
+        x = as_input(x, 1, axis, self.shape)
+        return self._remember(*rmsnorm_forward(x, self.gamma, self.eps, axis=axis, out=self._room_for_y(x)))
+
+
+class GroupNorm(Layer):
+    """Group normalization: statistics of each group of neighbouring channels of each sample.
+
+    Parameters
+    ----------
+    num_groups : int
+        Divides `num_channels`.
+    num_channels : int
+        Length of axis 1 of x.
+    affine : bool
+        Whether there are gamma and beta, (num_channels,).
+    eps, dtype, reuse_output
+        As in `BatchNorm`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.GroupNorm(2, 4)
+    >>> layer(np.float32([[1, 3, 10, 14]])).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    _backward = staticmethod(groupnorm_backward)
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        dtype: DTypeLike = np.float32,
+        reuse_output: bool = False,
+    ):
+        self.num_groups = check_count("num_groups", num_groups)
+        self.num_channels = check_count("num_channels", num_channels)
+        if self.num_channels % self.num_groups:
+            raise ValueError(f"num_groups: expected a divisor of {num_channels} channels, got {num_groups}")
+        super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
+
+    def forward(self, x: ArrayLike) -> NDArray:
+        """Normalize x, (N, num_channels, *), to a y of the same shape."""
+        x = as_input(x, 2, 1, (self.num_channels,))
+        return self._remember(
+            *groupnorm_forward(x, self.gamma, self.beta, self.num_groups, self.eps, out=self._room_for_y(x))
+        )
+
+
+class InstanceNorm(Layer):
+    """Instance normalization: statistics of each channel of each sample.
+
+    Parameters
+    ----------
+    num_channels : int
+        Length of axis 1 of x.
+    affine : bool
+        Whether there are gamma and beta, (num_channels,). PyTorch's layer has none by default.
+    eps, dtype, reuse_output
+        As in `BatchNorm`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> layer = cbnorm.InstanceNorm(2)
+    >>> layer(np.float32([[[1, 3], [10, 14]]])).round(3)
+    array([[[-1.,  1.],
+            [-1.,  1.]]], dtype=float32)
+    """
+
+    _backward = staticmethod(instancenorm_backward)
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        dtype: DTypeLike = np.float32,
+        reuse_output: bool = False,
+    ):
+        self.num_channels = check_count("num_channels", num_channels)
+        super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
+
+    def forward(self, x: ArrayLike) -> NDArray:
+        """Normalize x, (N, num_channels, *), to a y of the same shape."""
+        x = as_input(x, 2, 1, (self.num_channels,))
+        return self._remember(*instancenorm_forward(x, self.gamma, self.beta, self.eps, out=self._room_for_y(x)))

@@ -1,0 +1,288 @@
+"""What a user of `cbnorm bench` sees: tables, JSON, picture, exit status; and that a wrong peer is caught."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+import cbnorm.cli
+from cbnorm.cli import bench, bench_formulas, bench_peers, formulas
+from cbnorm.cli.bench_cases import OPERATIONS, Case, Shape
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+QUICK = ["bench", "--budget", "0.001", "--against", "numpy"]
+
+
+def run_without(modules, arguments):
+    """Run the command line in a process where `modules` cannot be imported."""
+    code = (
+        "import sys\n"
+        f"for name in {modules!r}: sys.modules[name] = None\n"
+        "from cbnorm.cli import main\n"
+        f"sys.exit(main({arguments!r}))"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+class Wrong(bench_peers.Peer):
+    """Gives what `result` makes of a case."""
+
+    name = "wrong"
+
+    def __init__(self, num_threads):
+        self.operations = {"train": lambda case: bench_peers.Calls(lambda: (self.result(case),))}
+
+    def version(self):
+        return "0"
+
+
+def make_wrong(monkeypatch, result):
+    peer = type("Wrong", (Wrong,), {"result": staticmethod(result)})
+    monkeypatch.setitem(bench.PEERS, "wrong", peer)
+
+
+def measure(operation, shape, peers=(), dtype="float32", num_threads=2):
+    results = bench.run([(operation, Shape.parse(shape))], peers, dtype, num_threads, budget=0.001)
+    return results, results.lines[0]
+
+
+def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "LEAST_RUNS", 1)
+    assert cbnorm.cli.main([*QUICK, "--shape", "64x3", "--shape", "2x7x7x32@-1", "--shape", "2x32x7x7"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert max(map(len, lines)) <= 100
+    for operation in OPERATIONS:
+        assert operation in lines
+    rows = [line.split() for line in lines if re.match(r" *\d+x", line)]
+    assert [row[0] for row in rows[:3]] == ["64x3", "2x7x7x32@-1", "2x32x7x7"]
+    assert len(rows) == 3 * 6 + 3  # group and instance normalization take (N, C, ...) with channels at 1 only
+    for _, fresh, fresh_unit, out, out_unit, share, ratio in rows:
+        assert (float(fresh), float(out), float(ratio)) > (0, 0, 0)
+        assert {fresh_unit, out_unit} <= {"µs", "ms", "s"}
+        assert share.endswith("%")
+    assert "all agree with the formulas in float64" in printed.out
+    assert printed.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_holds_every_minimum(tmp_path, capsys):
+    path = tmp_path / "numbers.json"
+    arguments = ["--operation", "train", "--operation", "backward", "--shape", "2x16x3x3", "--threads", "1"]
+    assert cbnorm.cli.main([*QUICK, *arguments, "--dtype", "float64", "--json", str(path)]) == 0
+    assert str(path) in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert (found["dtype"], found["num_threads"], found["peers"]) == ("float64", 1, ["numpy"])
+    assert found["versions"]["numpy"] == np.__version__
+    assert set(found["machine"]) == {"cpu", "kernels", "openmp", "load"}
+    train, backward = found["lines"]
+    assert (train["operation"], train["shape"], train["sizes"]) == ("train", "2x16x3x3", [2, 16, 3, 3])
+    assert (train["bytes_moved"], backward["bytes_moved"]) == (2 * 288 * 8, 3 * 288 * 8)
+    for line in (train, backward):
+        kinds = {name: set(kinds) for name, kinds in line["seconds"].items()}
+        assert kinds == {"cbnorm": {"fresh", "out"}, "numpy": {"fresh"}, "copy": {"out"}}
+        assert all(0 < seconds < 1 for kinds in line["seconds"].values() for seconds in kinds.values())
+        assert all(runs >= 5 for kinds in line["runs"].values() for runs in kinds.values())
+        assert max(line["errors"].values()) < found["tolerance"]
+        assert line["failures"] == {}
+
+
+@pytest.mark.parametrize(("name", "start"), [("picture.svg", b"<?xml"), ("picture", b"\x89PNG\r\n")])
+def test_picture_ending_sets_the_format(tmp_path, capsys, name, start):
+    assert cbnorm.cli.main([*QUICK, "--operation", "test", "--shape", "64x3", "--plot", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert name in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--operation", "trian", "invalid choice: 'trian'"),
+        ("--shape", "4096", "expected sizes such as 4096x1024"),
+        ("--shape", "64x0", "expected sizes of 1 or more, got '64x0'"),
+        ("--shape", "64x3@2", "expected an axis from -2 to 1, got '64x3@2'"),
+        ("--dtype", "int8", "invalid choice: 'int8'"),
+        ("--threads", "0", "expected an integer of 1 or more, got '0'"),
+        ("--threads", "5000", "expected at most 1024, got '5000'"),
+        ("--budget", "0", "expected a number of seconds above 0, got '0'"),
+        ("--budget", "nan", "expected a number of seconds above 0, got 'nan'"),
+        ("--against", "tensorflow", "tensorflow is no peer of cbnorm, expected one of numpy"),
+        ("--json", "missing/numbers.json", "no such directory: missing"),
+        ("--plot", "picture.doc", "unknown picture format '.doc'"),
+    ],
+)
+def test_bad_options_fail_before_the_measurement(tmp_path, monkeypatch, capsys, option, value, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as failure:
+        cbnorm.cli.main(["bench", f"{option}={value}"])
+    assert failure.value.code == 2
+    printed = capsys.readouterr()
+    assert f"argument {option}: {message}" in printed.err
+    assert printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "message"),
+    [
+        ("groupnorm", "64x32", "expected three axes or more, (N, C, ...), got 64x32"),
+        ("groupnorm", "2x100x3x3", "expected /GROUPS that divide 100 channels, got 2x100x3x3 (32 groups)"),
+        ("instancenorm", "2x3x3x8@-1", "expected no axis: channels are axis 1, got 2x3x3x8@-1"),
+    ],
+)
+def test_shape_that_an_operation_cannot_take(capsys, operation, shape, message):
+    with pytest.raises(SystemExit) as failure:
+        cbnorm.cli.main(["bench", "--operation", operation, "--shape", shape])
+    assert failure.value.code == 2
+    assert f"argument --shape: {operation}: {message}" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_not_installed_is_told_apart():
+    done = run_without(["jax"], ["bench", "--against", "jax"])
+    assert done.returncode == 2
+    assert "argument --against: jax is not installed, expected one of numpy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("result", "cell", "reason"),
+    [
+        (lambda case: case.x, "error 5e-01", "differs from float64 by 4.9e-01"),
+        (lambda case: case.x * np.nan, "error inf", "differs from float64 by inf"),
+        (lambda case: case.x[:-1], "error inf", "differs from float64 by inf"),
+        (lambda case: 1 / 0, "failed", "ZeroDivisionError: division by zero"),
+    ],
+    ids=["garbage", "nan", "size", "exception"],
+)
+def test_a_wrong_peer_is_reported_and_not_timed(monkeypatch, capsys, tmp_path, result, cell, reason):
+    from cbnorm.cli import bench_report
+
+    make_wrong(monkeypatch, result)
+    results, line = measure("train", "64x3", ["numpy", "wrong"])
+    assert set(line.seconds) == {"cbnorm", "numpy", "copy"}
+    assert line.failures["wrong"].startswith(reason)
+    assert results.agrees  # cbnorm does
+    bench_report.print_tables(results)
+    printed = capsys.readouterr().out
+    assert cell in printed
+    assert f"wrong, train 64x3: {reason}" in printed
+    bench_report.write_json(results, tmp_path / "numbers.json")
+    assert json.loads((tmp_path / "numbers.json").read_text())["lines"][0]["failures"] == line.failures
+
+
+def test_out_that_is_not_written_is_caught(monkeypatch):
+    make_wrong(monkeypatch, None)
+
+    def ignores_out(case):
+        fresh = bench.NumPy(1).calls(case).fresh
+        return bench_peers.Calls(fresh, fresh)
+
+    monkeypatch.setattr(bench.PEERS["wrong"], "calls", lambda self, case: ignores_out(case))
+    assert "inf" in measure("train", "64x3", ["wrong"])[1].failures["wrong"]
+
+
+def test_a_wrong_cbnorm_is_an_error(monkeypatch, capsys, tmp_path):
+    right = cbnorm.batchnorm_forward
+    monkeypatch.setattr(cbnorm, "batchnorm_forward", lambda x, *rest, **options: right(x * x, *rest, **options))
+    picture = ["--plot", str(tmp_path / "picture.png")]
+    assert cbnorm.cli.main([*QUICK, "--operation", "train", "--shape", "64x3", *picture]) == 1
+    assert "cbnorm, train 64x3: differs from float64 by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", bench.PEERS)
+@pytest.mark.filterwarnings("ignore")  # what a library warns of when it is imported is its own
+def test_every_installed_peer_agrees(monkeypatch, name, dtype):
+    if name not in bench.installed_peers():
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.setattr(bench, "LEAST_RUNS", 1)
+    shapes = [Shape.parse(text) for text in ("64x33", "2x32x5x5", "2x5x5x32@-1", "3x4x5x6@2")]
+    plan = [(each, shape) for each in OPERATIONS for shape in shapes if not OPERATIONS[each].unsuitable(shape)]
+    results = bench.run(plan, [name], dtype, num_threads=2, budget=1e-6)
+    unsupported = {"instancenorm"} if (name, dtype) == ("onnxruntime", "float64") else set()
+    assert {line.operation for line in results.lines if line.failures} == unsupported
+
+
+def test_a_shape_is_left_out_for_operations_that_cannot_take_it(capsys):
+    operations = ["--operation", "test", "--operation", "groupnorm"]
+    assert cbnorm.cli.main([*QUICK, *operations, "--shape", "64x3", "--shape", "2x32x3x3"]) == 0
+    printed = capsys.readouterr().out
+    assert (printed.count("64x3 "), printed.count("2x32x3x3 ")) == (1, 2)
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (2.6, True)])
+def test_a_busy_machine_is_told(monkeypatch, capsys, load, busy):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    assert cbnorm.cli.main([*QUICK, "--operation", "test", "--shape", "64x3"]) == 0
+    assert ("The machine was busy when this began, load 2.6" in capsys.readouterr().out) == busy
+
+
+def test_number_of_threads_is_given_back():
+    before = cbnorm.get_num_threads()
+    measure("train", "64x3", num_threads=before + 1)
+    assert cbnorm.get_num_threads() == before
+
+
+def test_the_limit_without_pytorch_is_numpys_copy():
+    done = run_without(["torch"], [*QUICK, "--operation", "test", "--shape", "64x3"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "NumPy's copyto, 1 thread" in done.stdout
+
+
+@pytest.mark.parametrize(("module", "option"), [("rich", "--dtype=float32"), ("matplotlib", "--plot=p.png")])
+def test_missing_extra_is_named(module, option):
+    done = run_without([module], ["bench", option])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"cbnorm bench needs {module}: pip install 'cbnorm[demo]'" in done.stderr
+
+
+def test_slow_ones_do_not_use_up_the_budget():
+    seconds = {"slow": 0.02, "fast": 0.0002}
+    calls = {name: partial(time.sleep, each) for name, each in seconds.items()}
+    found = bench.interleave({name: bench.Contestant(call, "openmp") for name, call in calls.items()}, 0.3)
+    assert found["slow"][0] >= 0.02 > found["fast"][0] >= 0.0002
+    assert found["slow"][1] >= bench.LEAST_RUNS
+    assert found["fast"][1] > 5 * found["slow"][1]
+
+
+def test_pools_wait_for_one_another():
+    calls = {"a": [], "b": []}
+    contestants = {
+        name: bench.Contestant(lambda times=times: times.append(time.perf_counter()), name)
+        for name, times in calls.items()
+    }
+    assert {runs for _, runs in bench.interleave(contestants, 1e-6).values()} == {bench.LEAST_RUNS}
+    both = sorted((moment, name) for name, times in calls.items() for moment in times)
+    assert len(both) == 2 * 2 * bench.LEAST_RUNS  # one that counts and one that does not
+    changes = [(first, second) for first, second in itertools.pairwise(both) if first[1] != second[1]]
+    assert min(second[0] - first[0] for first, second in changes) >= bench.SPINNING
+
+
+@pytest.mark.parametrize("text", ["64x3", "64x224x224x3@-1", "16x256x28x28/16", "2x3x4@1/1"])
+def test_shapes_are_spelled_as_they_are_read(text):
+    assert str(Shape.parse(text)) == text
+
+
+def test_formulas_are_those_of_the_demo():
+    case = Case.make("train", Shape.parse("60x7"), np.dtype(np.float32))
+    parameters = (case.x, case.gamma, case.beta)
+    y, cache, *moving = formulas.batchnorm_forward(
+        *parameters, moving_mean=case.moving_mean, moving_var=case.moving_var
+    )
+    settings = {"axes": (0,), "eps": 1e-5}
+    found = bench_formulas.train(*parameters, case.moving_mean, case.moving_var, momentum=0.9, **settings)
+    for got, want in zip(found, (y, *moving), strict=True):
+        np.testing.assert_array_equal(got, want)
+    own_cache = bench_formulas.forward(*parameters, **settings)[1]
+    found = bench_formulas.batch_backward(case.dout, own_cache, case.gamma, axes=(0,))
+    for got, want in zip(found, formulas.batchnorm_backward(case.dout, cache), strict=True):
+        np.testing.assert_array_equal(got.reshape(want.shape), want)

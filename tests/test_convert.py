@@ -1,0 +1,303 @@
+"""Batch normalization layers from and to PyTorch, Keras and ONNX: the check vector, and round trips to the bit."""
+
+import copy
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cbnorm
+from cbnorm.convert import complement
+
+CHECK = np.array([[1.0, 10.0], [3.0, 14.0]])  # a batch with means 2 and 12, variances 1 and 4 or, unbiased, 2 and 8
+
+TORCH_KEYS = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+
+
+def arrays(dtype=np.float32, seed=0, channels=5):
+    """gamma, beta, moving mean and variance."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.normal(1, 0.5, channels).astype(dtype),
+        rng.normal(size=channels).astype(dtype),
+        rng.normal(0, 3, channels).astype(dtype),
+        rng.uniform(0.1, 2, channels).astype(dtype),
+    ]
+
+
+def torch_state(dtype=np.float32):
+    return dict(zip(TORCH_KEYS, [*arrays(dtype), np.array(7, np.int64)], strict=True))
+
+
+def trained_layer(**options):
+    """A layer whose moving statistics have more digits than float32."""
+    layer = cbnorm.BatchNorm(5, **options)
+    for array in layer.parameters().values():
+        array += np.random.default_rng(0).normal(size=5).astype(array.dtype)
+    for seed in range(3):
+        layer(np.random.default_rng(seed).normal(2, 3, (9, 5)))
+    return layer
+
+
+def assert_same_bits(got, want):
+    got, want = np.asarray(got), np.asarray(want)
+    assert (got.dtype, got.shape) == (want.dtype, want.shape)
+    assert got.tobytes() == want.tobytes()
+
+
+def attributes(layer):
+    return layer.eps, layer.momentum, layer.axis, layer.dtype
+
+
+# --- the check vector
+
+
+@pytest.mark.parametrize(
+    ("layer", "want_var"),
+    [
+        (cbnorm.BatchNorm(2), [1.0, 1.3]),
+        (cbnorm.BatchNorm.from_torch(cbnorm.BatchNorm(2).to_torch()["state_dict"], momentum=0.1), [1.1, 1.7]),
+        (cbnorm.BatchNorm.from_keras(cbnorm.BatchNorm(2).to_keras()["weights"], momentum=0.9), [1.0, 1.3]),
+        (cbnorm.BatchNorm.from_onnx(np.ones(2), np.zeros(2), np.zeros(2), np.ones(2)), [1.0, 1.3]),
+    ],
+    ids=["cbnorm", "PyTorch", "Keras", "ONNX"],
+)
+def test_the_check_vector(layer, want_var):
+    layer(CHECK)
+    np.testing.assert_allclose(layer.moving_mean, [0.2, 1.2], rtol=1e-15)
+    np.testing.assert_allclose(layer.moving_var, want_var, rtol=1e-15)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.3, "eps": 1e-2}, {"momentum": None}, {"affine": False}])
+def test_a_module_of_pytorch_and_its_layer_go_the_same_way(options):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.BatchNorm1d(2, dtype=torch.float64, **options)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    hyper = {name: value for name, value in options.items() if name != "affine"}
+    layer = cbnorm.BatchNorm.from_torch(module.state_dict(), **hyper)
+    for x in (CHECK, CHECK[::-1] ** 2, np.vstack([CHECK, -CHECK])):
+        tensor = torch.tensor(x.copy(), requires_grad=True)
+        dout = np.cos(x)
+        y = module(tensor)
+        y.backward(torch.from_numpy(dout))
+        np.testing.assert_allclose(layer(x), y.detach().numpy(), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(layer.backward(dout), tensor.grad.numpy(), rtol=1e-9, atol=1e-12)
+        if module.affine:
+            np.testing.assert_allclose(layer.grads["gamma"], module.weight.grad.numpy(), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(layer.grads["beta"], module.bias.grad.numpy(), rtol=1e-12, atol=1e-12)
+        module.zero_grad()
+    back = layer.to_torch()["state_dict"]
+    assert list(back) == list(module.state_dict())
+    for name, tensor in module.state_dict().items():
+        np.testing.assert_allclose(back[name], tensor.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        layer.eval()(CHECK), module.eval()(torch.from_numpy(CHECK)).detach().numpy(), rtol=1e-12, atol=1e-12
+    )
+    other = torch.nn.BatchNorm1d(2, **options)
+    other.load_state_dict({name: torch.from_numpy(array) for name, array in layer.to_torch()["state_dict"].items()})
+    assert other.num_batches_tracked == 3
+
+
+def test_parameters_of_pytorch_need_not_be_detached():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.BatchNorm1d(3)
+    state = {"weight": module.weight, "bias": module.bias} | dict(module.named_buffers())
+    layer = cbnorm.BatchNorm.from_torch(state)
+    layer.gamma[:] = 5
+    assert bool((module.weight == 1).all())
+
+
+# --- round trips
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_state_of_pytorch_comes_back_to_the_bit(dtype):
+    state = torch_state(dtype)
+    given = {"state_dict": state, "momentum": 0.07, "eps": 1e-3, "axis": -1}
+    layer = cbnorm.BatchNorm.from_torch(**given)
+    assert layer.ddof == 1
+    back = layer.to_torch()
+    assert list(back) == list(given)
+    assert list(back["state_dict"]) == TORCH_KEYS
+    for name, array in state.items():
+        assert_same_bits(back["state_dict"][name], array)
+        assert not np.shares_memory(back["state_dict"][name], array)
+    assert [back[name] for name in ("momentum", "eps", "axis")] == [0.07, 1e-3, -1]
+
+
+@pytest.mark.parametrize("given", [(True, True), (True, False), (False, True), (False, False)])
+def test_weights_of_keras_come_back_to_the_bit(given):
+    scale, center = given
+    weights = [array for array, present in zip(arrays(), (scale, center, True, True), strict=True) if present]
+    layer = cbnorm.BatchNorm.from_keras(weights, momentum=0.95, epsilon=1e-4, axis=2, scale=scale, center=center)
+    assert (layer.gamma is not None, layer.beta is not None, layer.ddof) == (scale, center, 0)
+    back = layer.to_keras()
+    for got, want in zip(back.pop("weights"), weights, strict=True):
+        assert_same_bits(got, want)
+    assert back == {"momentum": 0.95, "epsilon": 1e-4, "axis": 2, "scale": scale, "center": center}
+    x = np.random.default_rng(1).normal(size=(3, 2, 5))
+    dx = layer.backward(layer(x))
+    assert dx.shape == x.shape
+    assert list(layer.grads) == [name for name, present in zip(("gamma", "beta"), given, strict=True) if present]
+
+
+def test_defaults_are_those_of_each_library():
+    assert attributes(cbnorm.BatchNorm.from_torch(torch_state())) == (1e-5, 0.9, 1, np.float32)
+    assert attributes(cbnorm.BatchNorm.from_keras(arrays())) == (1e-3, 0.99, -1, np.float32)
+    assert attributes(cbnorm.BatchNorm.from_onnx(*arrays(np.float64))) == (1e-5, 0.9, 1, np.float64)
+
+
+def test_inputs_of_onnx_come_back_to_the_bit():
+    given = dict(zip(("scale", "B", "input_mean", "input_var"), arrays(), strict=True))
+    back = cbnorm.BatchNorm.from_onnx(**given, epsilon=1e-2, momentum=0.8).to_onnx()
+    for name, array in given.items():
+        assert_same_bits(back.pop(name), array)
+    assert back == {"epsilon": 1e-2, "momentum": 0.8, "axis": 1}
+
+
+@pytest.mark.parametrize("library", ["torch", "keras", "onnx"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_trained_layer_comes_back_to_the_bit(library, dtype):
+    layer = trained_layer(axis=-1, eps=3e-4, momentum=0.85, dtype=dtype)
+    given = getattr(layer, f"to_{library}")()
+    back = getattr(cbnorm.BatchNorm, f"from_{library}")(**given)
+    assert attributes(back) == attributes(layer)
+    for name in ("gamma", "beta", "moving_mean", "moving_var"):
+        assert_same_bits(getattr(back, name), getattr(layer, name))
+        assert not np.shares_memory(getattr(back, name), getattr(layer, name))
+    x = CHECK[:, :1] * np.ones(5)
+    assert_same_bits(back.eval()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("library", ["torch", "keras", "onnx"])
+def test_outputs_at_test_time_do_not_change_from_library_to_library(library):
+    layer = cbnorm.BatchNorm.from_torch(torch_state(), eps=1e-4)
+    other = getattr(cbnorm.BatchNorm, f"from_{library}")(**getattr(layer, f"to_{library}")())
+    x = np.random.default_rng(1).normal(size=(7, 5)).astype(np.float32)
+    assert_same_bits(other.eval()(x), layer.eval()(x))
+
+
+def test_all_arrays_in_one_dtype_where_that_is_asked_for():
+    layer = trained_layer()
+    for result in (layer.to_torch(dtype=np.float32)["state_dict"], layer.to_onnx(dtype=np.float32)):
+        floats = [value for value in result.values() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
+        assert len(floats) == 4
+        assert {array.dtype for array in floats} == {np.dtype(np.float32)}
+    *_, mean, var = layer.to_keras(dtype=np.float32)["weights"]
+    assert_same_bits(mean, layer.moving_mean.astype(np.float32))
+    assert_same_bits(var, layer.moving_var.astype(np.float32))
+
+
+def test_parameters_that_a_layer_lacks():
+    state = {name: array for name, array in torch_state().items() if name not in ("weight", "bias")}
+    layer = cbnorm.BatchNorm.from_torch(state)
+    assert layer.parameters() == {}
+    assert list(layer.to_torch()["state_dict"]) == TORCH_KEYS[2:]
+    assert_same_bits(layer.to_onnx()["scale"], np.ones(5, np.float32))
+    assert_same_bits(layer.to_onnx()["B"], np.zeros(5, np.float32))
+    only_beta = cbnorm.BatchNorm.from_keras(arrays()[1:], scale=False)
+    assert_same_bits(only_beta.to_torch()["state_dict"]["weight"], np.ones(5, np.float32))
+
+
+# --- momentum
+
+
+@given(st.floats(0.0, 1.0))
+def test_any_momentum_of_pytorch_comes_back(momentum):
+    layer = cbnorm.BatchNorm.from_torch(torch_state(), momentum=momentum)
+    assert layer.momentum == pytest.approx(1 - momentum, abs=2**-53)
+    assert copy.deepcopy(layer).to_torch()["momentum"] == momentum
+
+
+@given(st.floats(0.5, 1.0))
+def test_any_momentum_from_a_half_up_comes_back_from_pytorch(momentum):
+    layer = cbnorm.BatchNorm(2, momentum=momentum)
+    assert cbnorm.BatchNorm.from_torch(**layer.to_torch()).momentum == momentum
+
+
+@given(st.integers(0, 10**15))
+def test_one_minus_a_decimal_is_the_decimal_that_one_writes(number):
+    weight = float(Fraction(number, 10**15))
+    assert complement(weight) == float(Fraction(10**15 - number, 10**15))
+    assert complement(complement(weight)) == weight
+
+
+def test_a_momentum_that_was_changed_since_is_the_one_that_goes_out():
+    layer = cbnorm.BatchNorm.from_torch(torch_state(), momentum=0.1)
+    layer.momentum = 0.75
+    assert layer.to_torch()["momentum"] == 0.25
+    layer.momentum = None
+    assert layer.to_torch()["momentum"] is None
+    layer.momentum = np.float32(0.5)
+    assert layer.to_torch()["momentum"] == 0.5
+
+
+def test_the_average_of_all_batches_goes_on_where_pytorch_left_it():
+    layer = cbnorm.BatchNorm.from_torch(torch_state(np.float64), momentum=None)
+    assert layer.num_batches == 7
+    before = layer.moving_mean
+    layer(np.ones((4, 5)))
+    np.testing.assert_allclose(layer.moving_mean, (7 * before + 1) / 8, rtol=1e-12)
+    assert layer.to_torch()["momentum"] is None
+    for export in (layer.to_keras, layer.to_onnx):
+        with pytest.raises(ValueError, match="momentum: expected a number, as only PyTorch"):
+            export()
+
+
+# --- what does not fit
+
+
+def without(*names):
+    return {name: array for name, array in torch_state().items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: cbnorm.BatchNorm.from_torch(without("running_var")), ValueError, "got none for 'running_var'"),
+        (lambda: cbnorm.BatchNorm.from_torch(without("bias")), ValueError, "got none for 'bias'"),
+        (lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"w": 1}), ValueError, "got also 'w'"),
+        (
+            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"bias": np.ones(4)}),
+            ValueError,
+            r"state_dict\['bias'\]: expected shape \(5,\), got \(4,\)",
+        ),
+        (
+            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"num_batches_tracked": -1}),
+            ValueError,
+            r"\['num_batches_tracked'\]: expected one integer",
+        ),
+        (lambda: cbnorm.BatchNorm.from_torch(arrays()), TypeError, "state_dict: expected arrays by name, got list"),
+        (lambda: cbnorm.BatchNorm.from_torch(torch_state(), momentum=2), ValueError, "momentum: expected"),
+        (lambda: cbnorm.BatchNorm.from_keras(arrays()[:3]), ValueError, "weights: expected 4 arrays .*, got 3"),
+        (lambda: cbnorm.BatchNorm.from_keras(None), TypeError, "weights: expected a sequence of arrays, got NoneType"),
+        (lambda: cbnorm.BatchNorm.from_keras(arrays(), epsilon=-1), ValueError, "epsilon: expected"),
+        (lambda: cbnorm.BatchNorm.from_keras(arrays(), momentum=None), ValueError, "momentum: expected a number"),
+        (
+            lambda: cbnorm.BatchNorm.from_keras([*arrays()[:3], np.ones(4)]),
+            ValueError,
+            r"weights \(moving_variance\): expected shape",
+        ),
+        (lambda: cbnorm.BatchNorm.from_onnx(None, *arrays()[1:]), TypeError, "scale: expected real numbers"),
+        (
+            lambda: cbnorm.BatchNorm.from_onnx(*arrays()[:3], -np.ones(5)),
+            ValueError,
+            "input_var: expected no negative number, got -1.0",
+        ),
+        (
+            lambda: cbnorm.BatchNorm.from_onnx(*(np.ones((5, 1)) for _ in range(4))),
+            ValueError,
+            r"input_mean: expected one axis, got shape \(5, 1\)",
+        ),
+        (lambda: cbnorm.BatchNorm.from_keras([None, *arrays()[1:]]), TypeError, r"weights \(gamma\): expected real"),
+        (lambda: cbnorm.BatchNorm(2).to_keras(dtype=int), TypeError, "dtype: expected float16, float32 or float64"),
+        (lambda: cbnorm.BatchNorm.from_onnx("a", *arrays()[1:]), TypeError, "scale: expected real numbers"),
+    ],
+)
+def test_errors_name_what_does_not_fit(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

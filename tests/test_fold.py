@@ -1,0 +1,113 @@
+"""Folding: the weights with the layer in them against the layer after the weights."""
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+import cbnorm
+
+
+def dense(x, weight, bias):
+    """x (N, in), weight (in, out) -> (N, out)."""
+    return x @ weight + bias
+
+
+def torch_linear(x, weight, bias):
+    """x (N, in), weight (out, in) -> (N, out)."""
+    return x @ weight.T + bias
+
+
+def convolve(x, weight, bias):
+    """x (N, in, H, W), weight (out, in, kh, kw) -> (N, out, H - kh + 1, W - kw + 1)."""
+    windows = sliding_window_view(x, weight.shape[2:], axis=(2, 3))
+    return np.einsum("nihwkl,oikl->nohw", windows, weight) + bias[:, None, None]
+
+
+NETWORKS = {
+    "dense": (dense, (8, 6), (6, 5), 1),
+    "dense, negative axis": (dense, (8, 6), (6, 5), -1),
+    "PyTorch's linear": (torch_linear, (8, 6), (5, 6), 0),
+    "convolution": (convolve, (3, 2, 9, 7), (5, 2, 3, 2), 0),
+}
+
+
+def trained_layer(dtype=np.float64, channels=5, **options):
+    layer = cbnorm.BatchNorm(channels, dtype=dtype, **options)
+    rng = np.random.default_rng(1)
+    for array in layer.parameters().values():
+        array[...] = rng.normal(1, 0.5, channels)
+    layer.moving_mean, layer.moving_var = rng.normal(size=channels), rng.uniform(0.1, 3, channels)
+    return layer
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("dtype", "error"), [(np.float32, 5e-6), (np.float64, 1e-13)])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_folded_network_gives_what_the_network_gives(network, dtype, error, with_bias, affine):
+    apply, x_shape, weight_shape, channel_axis = NETWORKS[network]
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=x_shape).astype(dtype), rng.normal(size=weight_shape).astype(dtype)
+    bias = rng.normal(size=5).astype(dtype) if with_bias else None
+    layer = trained_layer(dtype, eps=1e-3, affine=affine)
+    before = layer.state_dict(), weight.copy()
+    folded_weight, folded_bias = cbnorm.fold_batchnorm(weight, bias, layer, channel_axis=channel_axis)
+    assert (folded_weight.dtype, folded_bias.dtype) == (dtype, dtype)
+    assert (folded_weight.shape, folded_bias.shape) == (weight.shape, (5,))
+    want = layer.eval()(apply(x, weight, np.zeros(5, dtype) if bias is None else bias))
+    np.testing.assert_allclose(apply(x, folded_weight, folded_bias), want, rtol=error, atol=error)
+    assert all(np.array_equal(layer.state_dict()[name], array) for name, array in before[0].items())
+    np.testing.assert_array_equal(weight, before[1])
+    assert not np.shares_memory(folded_weight, weight)
+
+
+def test_folding_rounds_once():
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(6, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    layer = trained_layer(np.float32)
+    scale = layer.gamma / np.sqrt(layer.moving_var + layer.eps)
+    assert scale.dtype == np.float64
+    folded_weight, folded_bias = cbnorm.fold_batchnorm(weight, bias, layer, channel_axis=1)
+    truth = [weight * scale, (bias - layer.moving_mean) * scale + layer.beta]
+    for got, want in zip((folded_weight, folded_bias), truth, strict=True):
+        assert np.all(np.abs(got - want) <= 0.51 * np.spacing(np.abs(got)))
+
+
+def test_each_result_has_the_dtype_of_its_own_input():
+    layer = trained_layer()
+    for weight_dtype, bias_dtype in ((np.float16, np.float32), (np.float32, np.float64), (np.float64, np.float16)):
+        weight, bias = np.ones((5, 2), weight_dtype), np.ones(5, bias_dtype)
+        folded = cbnorm.fold_batchnorm(weight, bias, layer, channel_axis=0)
+        assert [array.dtype for array in folded] == [weight_dtype, bias_dtype]
+    folded = cbnorm.fold_batchnorm(np.ones((5, 2), np.int8), None, layer, channel_axis=0)
+    assert [array.dtype for array in folded] == [np.float64, np.float64]
+
+
+def test_a_channel_without_variance_gives_beta():
+    layer = trained_layer(eps=0.0)
+    layer.moving_var[2] = 0
+    weight, bias = cbnorm.fold_batchnorm(np.ones((2, 5)), None, layer, channel_axis=1)
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    np.testing.assert_allclose(x @ weight + bias, layer.eval()(x @ np.ones((2, 5))), rtol=1e-12, atol=1e-12)
+    assert bias[2] == layer.beta[2]
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "channel_axis", "error", "words"),
+    [
+        (np.ones((6, 5)), None, 0, ValueError, r"weight: expected length 5 on channel_axis 0, got shape \(6, 5\)"),
+        (np.ones((6, 5)), np.ones(6), 1, ValueError, r"bias: expected shape \(5,\), got \(6,\)"),
+        (np.ones((6, 5)), None, 2, ValueError, "channel_axis: expected -2 to 1 for 2 dimensions, got 2"),
+        (np.ones((6, 5)), None, None, TypeError, "channel_axis: expected an integer, got None"),
+        (np.ones((6, 5), complex), None, 1, TypeError, "weight: expected real numbers"),
+        (np.ones((6, 5)), "bias", 1, TypeError, "bias: expected real numbers"),
+    ],
+)
+def test_errors_name_what_does_not_fit(weight, bias, channel_axis, error, words):
+    with pytest.raises(error, match=words):
+        cbnorm.fold_batchnorm(weight, bias, trained_layer(), channel_axis=channel_axis)
+
+
+def test_only_batch_normalization_can_be_folded():
+    with pytest.raises(TypeError, match="layer: expected a BatchNorm, got InstanceNorm"):
+        cbnorm.fold_batchnorm(np.ones((5, 5)), None, cbnorm.InstanceNorm(5), channel_axis=0)
