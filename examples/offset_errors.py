@@ -25,8 +25,8 @@ def libraries():
         return torch.nn.functional.batch_norm(torch.from_numpy(x), None, None, training=True).numpy()
 
     calls["PyTorch (N, C)"] = batch_norm
-    calls["PyTorch NCHW"] = lambda x: batch_norm(x.reshape(16, 256, 256).swapaxes(1, 2).copy()).swapaxes(1, 2).reshape(
-        x.shape
+    calls["PyTorch NCHW"] = lambda x: (
+        batch_norm(x.reshape(16, 256, 256).swapaxes(1, 2).copy()).swapaxes(1, 2).reshape(x.shape)
     )
     return calls
 

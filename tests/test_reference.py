@@ -298,7 +298,8 @@ def test_everything_is_computed_in_float64(case, dtype):
         y, cache = case.forward(x, gamma, beta)
         results.append([y, cache.xhat, cache.mean, cache.inv_std, *case.backward(dout, cache)])
     for actual, expected in zip(*results, strict=True):
-        assert actual.dtype == expected.dtype == np.float64 and actual.dtype.isnative
+        assert actual.dtype == expected.dtype == np.float64
+        assert actual.dtype.isnative
         np.testing.assert_array_equal(actual, expected)
     for each, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(each, copy)
@@ -391,7 +392,7 @@ def test_bad_arguments_are_named(options, named):
 
 
 def test_groups_must_divide_the_channels():
-    with pytest.raises(ValueError, match="^num_groups"):
+    with pytest.raises(ValueError, match=r"^num_groups"):
         reference.groupnorm_forward(np.ones((2, 6, 2)), None, None, 4)
 
 
@@ -434,7 +435,8 @@ def test_empty_rows(forward, backward, shape):
     dx, *parameter_gradients = backward(x, cache)
     assert y.shape == dx.shape == shape
     for gradient in parameter_gradients:
-        assert gradient.shape == np.squeeze(cache.gamma).shape and not gradient.any()
+        assert gradient.shape == np.squeeze(cache.gamma).shape
+        assert not gradient.any()
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
