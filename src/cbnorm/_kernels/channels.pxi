@@ -46,15 +46,19 @@ cdef void update_average(
         average[c] = momentum * average[c] + weight * batch[c]
 
 
+cdef inline double inverse_std(double var, double eps) noexcept nogil:
+    """1 / sqrt(var + eps); 0 where var + eps is 0, so that y is beta there."""
+    return 0 if var + eps == 0 else 1 / sqrt(var + eps)
+
+
 cdef void find_inv_std(
     const double *restrict square, double divisor, double eps, double *restrict inv_std, Py_ssize_t size
 ) noexcept nogil:
-    """1 / sqrt(var + eps) with var = square / divisor; 0 where var + eps is 0, so that y is beta there."""
+    """With var = square / divisor."""
     cdef Py_ssize_t c
-    cdef double radicand, one_by_divisor = 1 / divisor
+    cdef double one_by_divisor = 1 / divisor
     for c in range(size):
-        radicand = square[c] * one_by_divisor + eps
-        inv_std[c] = 0 if radicand == 0 else 1 / sqrt(radicand)
+        inv_std[c] = inverse_std(square[c] * one_by_divisor, eps)
 
 
 cdef void use_batch(const Channels *channels, const Moving *moving, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -76,15 +80,19 @@ cdef void use_given(const Channels *channels, const Moving *moving, Py_ssize_t f
         find_inv_std(moving.var + first, 1, channels.eps, channels.inv_std + first, size)
 
 
+cdef inline void split(double mean, double mean_lo, floating *hi, floating *lo) noexcept nogil:
+    """mean + mean_lo = hi + lo, in the array's dtype."""
+    hi[0] = <floating>mean
+    lo[0] = <floating>((mean - hi[0]) + mean_lo)
+
+
 cdef void split_mean(
     const double *restrict mean, const double *restrict mean_lo,
     floating *restrict hi, floating *restrict lo, Py_ssize_t size
 ) noexcept nogil:
-    """mean + mean_lo = hi + lo, in the array's dtype."""
     cdef Py_ssize_t c
     for c in range(size):
-        hi[c] = <floating>mean[c]
-        lo[c] = <floating>((mean[c] - hi[c]) + mean_lo[c])
+        split(mean[c], mean_lo[c], hi + c, lo + c)
 
 
 cdef void find_scale(

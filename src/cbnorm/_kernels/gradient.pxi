@@ -55,6 +55,76 @@ cdef void add_gradients(
                 product[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
 
 
+cdef void add_tile_gradients(
+    const floating *dout,               # IN (height, width)
+    const floating *x,                  # IN (height, width), or NULL
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t width,                   # at most TILE
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *total,                      # INOUT Σ dout
+    double *product,                    # INOUT Σ dout·xhat
+) noexcept nogil:
+    """Sums over a tile with one mean."""
+    cdef floating hi[TILE]
+    cdef floating lo[TILE]
+    cdef floating scale[TILE]
+    cdef double totals[TILE]
+    cdef double products[TILE]
+    cdef Py_ssize_t j
+    for j in range(width):
+        hi[j] = mean_hi
+        lo[j] = mean_lo
+        scale[j] = inv_std
+        totals[j] = 0
+        products[j] = 0
+    add_gradients(dout, x, stride, height, width, &hi[0], &lo[0], &scale[0], totals, products)
+    total[0] += sum_in_place(totals, width)
+    product[0] += sum_in_place(products, width)
+
+
+cdef void add_run_gradients(
+    const floating *restrict dout,      # IN (size)
+    const floating *restrict x,         # IN (size), or NULL: only dout is summed
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *total,                      # INOUT Σ dout
+    double *product,                    # INOUT Σ dout·xhat
+) noexcept nogil:
+    """Sums over neighbouring numbers with one mean, seen as rows of LANES."""
+    cdef double totals[LANES]
+    cdef double products[LANES]
+    cdef floating a, b, c, d
+    cdef Py_ssize_t i, k, rows = size // LANES, left = size % LANES
+    cdef const floating *row
+    cdef const floating *grad
+    for k in range(LANES):
+        totals[k] = 0
+        products[k] = 0
+    for i in range(rows // 4):
+        grad = dout + 4 * i * LANES
+        for k in range(LANES):
+            totals[k] += (grad[k] + grad[LANES + k]) + (grad[2 * LANES + k] + grad[3 * LANES + k])
+        if x != NULL:
+            row = x + 4 * i * LANES
+            for k in range(LANES):
+                a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+                b = grad[LANES + k] * normalized_input(row[LANES + k], mean_hi, mean_lo, inv_std)
+                c = grad[2 * LANES + k] * normalized_input(row[2 * LANES + k], mean_hi, mean_lo, inv_std)
+                d = grad[3 * LANES + k] * normalized_input(row[3 * LANES + k], mean_hi, mean_lo, inv_std)
+                products[k] += (a + b) + (c + d)
+    for i in range(rows // 4 * 4, rows + (left > 0)):
+        grad = dout + i * LANES
+        row = x + i * LANES
+        for k in range(LANES if i < rows else left):
+            totals[k] += grad[k]
+        if x != NULL:
+            for k in range(LANES if i < rows else left):
+                products[k] += grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+    total[0] += sum_of_lanes(totals)
+    product[0] += sum_of_lanes(products)
+
+
 cdef inline floating input_gradient(
     floating dout, floating x, floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset
 ) noexcept nogil:

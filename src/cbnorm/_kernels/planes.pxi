@@ -1,9 +1,9 @@
 # The walk over (outer, channels, inner): a channel is `outer` runs of `inner` neighbouring numbers.
 #
 # Design
-# A. A channel is cut into tiles: short runs are the rows of a tile, as they lie; a long run is cut into
-#    tiles of rows of LANES numbers, the last row of its last tile incomplete.
-# B. A task is a chunk of a channel's tiles, with sums of its own; chunks depend on the shape alone and
+# A. A channel is cut into parts: short runs are the rows of a tile, as they lie; a long run is cut into
+#    pieces of PIECE numbers.
+# B. A task is a chunk of a channel's parts, with sums of its own; chunks depend on the shape alone and
 #    merge in order: the same bits for any number of threads.
 # C. Where a channel fits in a core's cache and there are enough of them, a thread does all of one channel
 #    before the next, so that the second pass reads from cache. Else all channels pass together.
@@ -18,61 +18,52 @@ cdef struct Planes:
     Py_ssize_t channels
     Py_ssize_t inner
     Py_ssize_t size             # numbers in all
-    Py_ssize_t tiles_per_run    # 0: a tile holds many short runs
-    Py_ssize_t tiles            # of a channel
-    Py_ssize_t chunk            # tiles of a task
+    Py_ssize_t pieces           # of a long run; 0: a part is a tile of short runs
+    Py_ssize_t parts            # of a channel
+    Py_ssize_t chunk            # parts of a task
     Py_ssize_t chunks           # of a channel
 
 
 cdef Planes lay_planes(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
     cdef Planes lay
-    cdef Py_ssize_t tile_size
+    cdef Py_ssize_t part_size
     lay.outer = outer
     lay.channels = channels
     lay.inner = inner
     lay.size = outer * channels * inner
     if inner <= TILE:
-        tile_size = BLOCK * inner
-        lay.tiles_per_run = 0
-        lay.tiles = (outer + BLOCK - 1) // BLOCK
+        part_size = BLOCK * inner
+        lay.pieces = 0
+        lay.parts = (outer + BLOCK - 1) // BLOCK
     else:
-        tile_size = min(<Py_ssize_t>PIECE, inner)
-        lay.tiles_per_run = (inner + PIECE - 1) // PIECE
-        lay.tiles = outer * lay.tiles_per_run
-    lay.chunk = max(1, CHUNK // tile_size)
-    lay.chunks = (lay.tiles + lay.chunk - 1) // lay.chunk
+        part_size = min(<Py_ssize_t>PIECE, inner)
+        lay.pieces = (inner + PIECE - 1) // PIECE
+        lay.parts = outer * lay.pieces
+    lay.chunk = max(1, CHUNK // part_size)
+    lay.chunks = (lay.parts + lay.chunk - 1) // lay.chunk
     return lay
 
 
-cdef struct Tile:
+cdef struct Part:
     Py_ssize_t start    # where its numbers begin
-    Py_ssize_t stride
-    Py_ssize_t height   # whole rows
-    Py_ssize_t width
-    Py_ssize_t tail     # numbers of the incomplete row after them
-    Py_ssize_t size     # numbers in all
+    Py_ssize_t height   # short runs, or 1 piece
+    Py_ssize_t width    # numbers of each
 
 
-cdef inline Tile planes_tile(const Planes *lay, Py_ssize_t channel, Py_ssize_t number) noexcept nogil:
-    cdef Tile tile
+cdef inline Part planes_part(const Planes *lay, Py_ssize_t channel, Py_ssize_t number) noexcept nogil:
+    cdef Part part
     cdef Py_ssize_t outer, inner = 0
-    if lay.tiles_per_run == 0:
+    if lay.pieces == 0:
         outer = number * BLOCK
-        tile.stride = lay.channels * lay.inner
-        tile.height = min(<Py_ssize_t>BLOCK, lay.outer - outer)
-        tile.width = lay.inner
-        tile.tail = 0
-        tile.size = tile.height * tile.width
+        part.height = min(<Py_ssize_t>BLOCK, lay.outer - outer)
+        part.width = lay.inner
     else:
-        outer = number // lay.tiles_per_run
-        inner = number % lay.tiles_per_run * PIECE
-        tile.stride = LANES
-        tile.size = min(<Py_ssize_t>PIECE, lay.inner - inner)
-        tile.height = tile.size // LANES
-        tile.width = LANES
-        tile.tail = tile.size % LANES
-    tile.start = (outer * lay.channels + channel) * lay.inner + inner
-    return tile
+        outer = number // lay.pieces
+        inner = number % lay.pieces * PIECE
+        part.height = 1
+        part.width = min(<Py_ssize_t>PIECE, lay.inner - inner)
+    part.start = (outer * lay.channels + channel) * lay.inner + inner
+    return part
 
 
 # Forward
@@ -84,12 +75,15 @@ cdef void collect_plane_moments(
     cdef double mean, mean_lo, m2
     cdef double *sums = partial + (channel * lay.chunks + chunk) * 4
     cdef Py_ssize_t number
-    cdef Tile tile
+    cdef Part part
     sums[0] = 0
-    for number in range(chunk * lay.chunk, min(lay.tiles, (chunk + 1) * lay.chunk)):
-        tile = planes_tile(lay, channel, number)
-        tile_moments(x + tile.start, tile.stride, tile.height, tile.width, tile.tail, True, &mean, &mean_lo, &m2)
-        add_moments(sums, tile.size, mean, mean_lo, m2)
+    for number in range(chunk * lay.chunk, min(lay.parts, (chunk + 1) * lay.chunk)):
+        part = planes_part(lay, channel, number)
+        if lay.pieces == 0:
+            tile_moments(x + part.start, lay.channels * lay.inner, part.height, part.width, &mean, &mean_lo, &m2)
+        else:
+            run_moments(x + part.start, part.width, True, &mean, &mean_lo, &m2)
+        add_moments(sums, part.height * part.width, mean, mean_lo, m2)
 
 
 cdef inline void add_moments(double *sums, double count, double mean, double mean_lo, double m2) noexcept nogil:
@@ -215,28 +209,21 @@ cdef void collect_plane_gradients(
     Py_ssize_t channel, Py_ssize_t chunk,
     double *partial,            # OUT (channels, chunks, 2): Σ dout, Σ dout·xhat
 ) noexcept nogil:
-    cdef floating mean_hi[TILE]
-    cdef floating mean_lo[TILE]
-    cdef floating inv_std[TILE]
-    cdef double total[TILE]
-    cdef double product[TILE]
-    cdef Py_ssize_t j, number, bottom, width = lay.inner if lay.tiles_per_run == 0 else LANES
-    cdef Tile tile
-    for j in range(width):
-        mean_hi[j] = factors[channel]
-        mean_lo[j] = factors[lay.channels + channel]
-        inv_std[j] = factors[2 * lay.channels + channel]
-        total[j] = 0
-        product[j] = 0
-    for number in range(chunk * lay.chunk, min(lay.tiles, (chunk + 1) * lay.chunk)):
-        tile = planes_tile(lay, channel, number)
-        bottom = tile.start + tile.height * tile.stride
-        add_gradients(dout + tile.start, offset(x, tile.start), tile.stride, tile.height, width,
-                      &mean_hi[0], &mean_lo[0], &inv_std[0], total, product)
-        add_gradients(dout + bottom, offset(x, bottom), tile.stride, 1, tile.tail,
-                      &mean_hi[0], &mean_lo[0], &inv_std[0], total, product)
-    partial[(channel * lay.chunks + chunk) * 2] = sum_in_place(total, width)
-    partial[(channel * lay.chunks + chunk) * 2 + 1] = sum_in_place(product, width)
+    cdef double *sums = partial + (channel * lay.chunks + chunk) * 2
+    cdef floating mean_hi = factors[channel], mean_lo = factors[lay.channels + channel]
+    cdef floating inv_std = factors[2 * lay.channels + channel]
+    cdef Py_ssize_t number
+    cdef Part part
+    sums[0] = 0
+    sums[1] = 0
+    for number in range(chunk * lay.chunk, min(lay.parts, (chunk + 1) * lay.chunk)):
+        part = planes_part(lay, channel, number)
+        if lay.pieces == 0:
+            add_tile_gradients(dout + part.start, offset(x, part.start), lay.channels * lay.inner, part.height,
+                               part.width, mean_hi, mean_lo, inv_std, sums, sums + 1)
+        else:
+            add_run_gradients(dout + part.start, offset(x, part.start), part.width, mean_hi, mean_lo, inv_std,
+                              sums, sums + 1)
 
 
 cdef void prepare_planes_backward(

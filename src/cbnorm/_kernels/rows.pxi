@@ -47,17 +47,17 @@ cdef inline Py_ssize_t first_parameter(const Rows *lay, Py_ssize_t row) noexcept
 
 # Forward
 
-cdef void run_moments(
+cdef void row_moments(
     const floating *x, Py_ssize_t size, bint centred,
     double *sums,               # OUT: count, mean, mean_lo, m2
 ) noexcept nogil:
-    """The moments of a contiguous run, of any length; around 0 if not centred."""
+    """The moments of a run of any length; around 0 if not centred."""
     cdef double mean, mean_lo, m2
     cdef Py_ssize_t done = 0, piece
     sums[0] = 0
     while done < size:
         piece = min(<Py_ssize_t>PIECE, size - done)
-        tile_moments(x + done, LANES, piece // LANES, LANES, piece % LANES, centred, &mean, &mean_lo, &m2)
+        run_moments(x + done, piece, centred, &mean, &mean_lo, &m2)
         add_moments(sums, piece, mean, mean_lo, m2)
         done += piece
 
@@ -85,10 +85,10 @@ cdef void normalize_row(
         run += start == end
 
 
-cdef void see_row(
+cdef inline void see_row(
     const double *statistics, const Rows *lay, Py_ssize_t row, floating *mean_hi, floating *mean_lo, floating *inv_std
 ) noexcept nogil:
-    split_mean(statistics + row, statistics + lay.rows + row, mean_hi, mean_lo, 1)
+    split(statistics[row], statistics[lay.rows + row], mean_hi, mean_lo)
     inv_std[0] = <floating>statistics[3 * lay.rows + row]
 
 
@@ -101,10 +101,10 @@ cdef void forward_rows(
     cdef floating mean_hi, mean_lo, inv_std
     cdef Py_ssize_t row, kind, parameter
     for row in range(share(lay.rows, thread, threads), share(lay.rows, thread + 1, threads)):
-        run_moments(x + row * lay.size, lay.size, lay.centred, sums)
+        row_moments(x + row * lay.size, lay.size, lay.centred, sums)
         for kind in range(3):
             statistics[kind * lay.rows + row] = sums[1 + kind]
-        find_inv_std(sums + 3, lay.size, eps, statistics + 3 * lay.rows + row, 1)
+        statistics[3 * lay.rows + row] = inverse_std(sums[3] / lay.size, eps)
         see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
         parameter = first_parameter(lay, row)
         normalize_row(x + row * lay.size, y + row * lay.size, lay, mean_hi, mean_lo, inv_std,
@@ -131,63 +131,51 @@ cdef void rows_forward(
 # Backward, with dxhat = dout·gamma and sums over the row:
 # dx = (inv_std / size) (size·dxhat - xhat·Σ(dxhat·xhat) - Σ dxhat)
 
-cdef void add_run_gradients(
-    const floating *dout, const floating *x, Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating inv_std,
-    double *total,              # INOUT Σ dout
-    double *product,            # INOUT Σ dout·xhat
+cdef void find_dxhat(
+    const floating *dout,       # IN (size): of the row, from `start` on
+    const Rows *lay, const floating *gamma, Py_ssize_t start, Py_ssize_t size,
+    floating *dxhat,            # OUT (size)
 ) noexcept nogil:
-    """`add_gradients` over a contiguous run."""
-    cdef floating hi[LANES]
-    cdef floating lo[LANES]
-    cdef floating scale[LANES]
-    cdef double totals[LANES]
-    cdef double products[LANES]
-    cdef Py_ssize_t j, height = size // LANES, width = LANES if size >= LANES else size
-    for j in range(width):
-        hi[j] = mean_hi
-        lo[j] = mean_lo
-        scale[j] = inv_std
-        totals[j] = 0
-        products[j] = 0
-    add_gradients(dout, x, LANES, height, LANES, &hi[0], &lo[0], &scale[0], totals, products)
-    add_gradients(dout + height * LANES, x + height * LANES, LANES, 1, size % LANES,
-                  &hi[0], &lo[0], &scale[0], totals, products)
-    total[0] += sum_in_place(totals, width)
-    product[0] += sum_in_place(products, width)
+    cdef Py_ssize_t run, here, end = start + size
+    if lay.inner == 1:
+        multiply(dout, gamma + start, dxhat, size)
+        return
+    while start < end:
+        run = start // lay.inner
+        here = min((run + 1) * lay.inner, end) - start
+        multiply_by_one(dout, gamma[run], dxhat, here)
+        dout += here
+        dxhat += here
+        start += here
 
 
 cdef void differentiate_row(
     const floating *dout, const floating *x, floating *dx, const Rows *lay,
     floating mean_hi, floating mean_lo, floating inv_std, const floating *gamma, bint streamed,
 ) noexcept nogil:
-    """dxhat passes through a buffer twice: for the sums, and for dx."""
+    """A first pass for the row's sums, a second for dx; dxhat lies in a buffer, a piece of the row at a time."""
     cdef floating dxhat[PIECE]
     cdef floating buffer[PIECE]
     cdef double total = 0, product = 0
-    cdef bint summed
-    cdef Py_ssize_t start, end, size, run
-    for summed in range(2):
-        start = 0
-        run = 0
-        while start < lay.size:
-            end = lay.size if lay.inner == 1 else (run + 1) * lay.inner
-            size = min(<Py_ssize_t>PIECE, end - start)
-            if lay.inner == 1:
-                multiply(dout + start, gamma + start, dxhat, size)
-            else:
-                multiply_by_one(dout + start, gamma[run], dxhat, size)
-            if not summed:
-                add_run_gradients(&dxhat[0], x + start, size, mean_hi, mean_lo, inv_std, &total, &product)
-            else:
-                input_gradient_run(
-                    &dxhat[0], x + start, size, mean_hi, mean_lo, inv_std,
-                    <floating>(inv_std * product / lay.size), <floating>(total / lay.size if lay.centred else 0),
-                    &buffer[0] if streamed else dx + start)
-                if streamed:
-                    write_slab(buffer, dx + start, 0, 1, size, True)
-            start += size
-            run += start == end
+    cdef floating slope, offset
+    cdef Py_ssize_t start = 0, size
+    while start < lay.size:
+        size = min(<Py_ssize_t>PIECE, lay.size - start)
+        find_dxhat(dout + start, lay, gamma, start, size, &dxhat[0])
+        add_run_gradients(&dxhat[0], x + start, size, mean_hi, mean_lo, inv_std, &total, &product)
+        start += size
+    slope = <floating>(inv_std * product / lay.size)
+    offset = <floating>(total / lay.size if lay.centred else 0)
+    start = 0
+    while start < lay.size:
+        size = min(<Py_ssize_t>PIECE, lay.size - start)
+        if lay.size > PIECE:
+            find_dxhat(dout + start, lay, gamma, start, size, &dxhat[0])
+        input_gradient_run(&dxhat[0], x + start, size, mean_hi, mean_lo, inv_std, slope, offset,
+                           &buffer[0] if streamed else dx + start)
+        if streamed:
+            write_slab(buffer, dx + start, 0, 1, size, True)
+        start += size
 
 
 cdef void add_parameter_gradients(

@@ -1,22 +1,23 @@
 # Count, mean and M2 (the sum of squared deviations from the mean) of tiles of numbers.
 #
 # Design
-# A. The unit of work is a tile: `height` rows of `width` numbers, `stride` numbers apart, at most
-#    BLOCK x TILE, so that it stays in cache. It has one mean a column, or one in all.
-# B. A tile is read once, centred on a pivot taken from the tile itself:
+# A. The unit of work is a tile or a run. A tile is `height` rows of `width` numbers, `stride` numbers apart,
+#    at most BLOCK x TILE, with one mean a column or one in all. A run is up to PIECE neighbouring numbers.
+# B. Each is read once, centred on a pivot taken from itself:
 #        M2 = Σ(x - pivot)² - count (mean - pivot)²
-#    The pivot is a row of the tile, or the mean of its first row. So count (mean - pivot)² is at most
+#    The pivot is a row of the tile, or the mean of its first numbers. So count (mean - pivot)² is at most
 #    BLOCK times M2 whatever the data, and the subtraction costs at most 7 of float64's 53 bits.
-# C. Tiles merge by Chan's formula. A mean is the unevaluated sum mean + mean_lo: at 1e6 standard
+# C. Parts merge by Chan's formula. A mean is the unevaluated sum mean + mean_lo: at 1e6 standard
 #    deviations one float64 would leave errors of 1e-10 in y.
 # D. Four rows are added at a time: a column's sums are loaded and stored once for four numbers, and the
-#    loop over columns vectorizes without reordering any sum, so every build gives the same bits.
+#    loop over columns vectorizes without reordering any sum, so every build gives the same bits. A run is
+#    seen as rows of LANES numbers.
 
 cdef enum:
     TILE = 256      # most columns of a tile
     BLOCK = 128     # most rows of a tile
-    LANES = 64      # a long run of numbers is seen as rows of so many
-    PIECE = BLOCK * LANES
+    LANES = 32      # independent sums along a run: enough for every build's vectors
+    PIECE = 4096    # most numbers of a run that are centred together
 
 
 cdef inline const floating *offset(const floating *values, Py_ssize_t start) noexcept nogil:
@@ -149,12 +150,10 @@ cdef double sum_in_place(double *values, Py_ssize_t size) noexcept nogil:
 
 
 cdef void tile_moments(
-    const floating *x,                  # IN (height, width), then (tail)
+    const floating *x,                  # IN (height, width)
     Py_ssize_t stride,
-    Py_ssize_t height,                  # at most BLOCK
+    Py_ssize_t height,                  # 1 to BLOCK
     Py_ssize_t width,                   # at most TILE
-    Py_ssize_t tail,                    # numbers in one more, incomplete row; less than width
-    bint centred,                       # false: the mean is taken to be 0, and m2 is Σ x²
     double *mean,                       # OUT
     double *mean_lo,                    # OUT
     double *m2,                         # OUT
@@ -163,17 +162,73 @@ cdef void tile_moments(
     cdef double pivot[TILE]
     cdef double total[TILE]
     cdef double squares[TILE]
-    cdef double first = x[0], common = 0
-    cdef Py_ssize_t j, size = width if height > 0 else tail
-    if centred:
-        for j in range(size):           # from the first value, so that equal values give themselves
-            total[j] = x[j] - first
-        common = first + sum_in_place(total, size) / size
-    for j in range(size):
+    cdef double first = x[0], common
+    cdef Py_ssize_t j
+    for j in range(width):              # from the first value, so that equal values give themselves
+        total[j] = x[j] - first
+    common = first + sum_in_place(total, width) / width
+    for j in range(width):
         pivot[j] = common
         total[j] = 0
         squares[j] = 0
     add_deviations(x, stride, height, width, pivot, total, squares)
-    add_deviations(x + height * stride, stride, 1, tail, pivot, total, squares)
-    centre(1.0 / (height * width + tail), common, sum_in_place(total, size) if centred else 0,
-           sum_in_place(squares, size), mean, mean_lo, m2)
+    centre(1.0 / (height * width), common, sum_in_place(total, width), sum_in_place(squares, width),
+           mean, mean_lo, m2)
+
+
+cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
+    """`sum_in_place` for LANES values, unrolled."""
+    cdef double sixteen[16]
+    cdef double eight[8]
+    cdef Py_ssize_t k
+    for k in range(16):
+        sixteen[k] = lanes[k] + lanes[16 + k]
+    for k in range(8):
+        eight[k] = sixteen[k] + sixteen[8 + k]
+    return (((eight[0] + eight[4]) + (eight[2] + eight[6])) + ((eight[1] + eight[5]) + (eight[3] + eight[7])))
+
+
+cdef void run_moments(
+    const floating *x,                  # IN (size)
+    Py_ssize_t size,                    # 1 to PIECE
+    bint centred,                       # false: the mean is taken to be 0, and m2 is Σ x²
+    double *mean,                       # OUT
+    double *mean_lo,                    # OUT
+    double *m2,                         # OUT
+) noexcept nogil:
+    """The moments of neighbouring numbers; the pivot is the mean of the first LANES of them."""
+    cdef double total[LANES]
+    cdef double squares[LANES]
+    cdef double first = x[0], pivot = 0, a, b, c, d
+    cdef Py_ssize_t i, k, rows = size // LANES
+    cdef const floating *row
+    for k in range(LANES):
+        total[k] = 0
+        squares[k] = 0
+    if centred:
+        for k in range(min(<Py_ssize_t>LANES, size)):
+            squares[k] = x[k] - first
+        pivot = first + sum_of_lanes(squares) / min(<Py_ssize_t>LANES, size)
+        for k in range(LANES):
+            squares[k] = 0
+    for i in range(rows // 4):
+        row = x + 4 * i * LANES
+        for k in range(LANES):
+            a = row[k] - pivot
+            b = row[LANES + k] - pivot
+            c = row[2 * LANES + k] - pivot
+            d = row[3 * LANES + k] - pivot
+            total[k] += (a + b) + (c + d)
+            squares[k] += (a * a + b * b) + (c * c + d * d)
+    for i in range(rows // 4 * 4, rows):
+        row = x + i * LANES
+        for k in range(LANES):
+            a = row[k] - pivot
+            total[k] += a
+            squares[k] += a * a
+    row = x + rows * LANES
+    for k in range(size % LANES):
+        a = row[k] - pivot
+        total[k] += a
+        squares[k] += a * a
+    centre(1.0 / size, pivot, sum_of_lanes(total) if centred else 0, sum_of_lanes(squares), mean, mean_lo, m2)
