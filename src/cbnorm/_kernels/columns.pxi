@@ -181,7 +181,7 @@ cdef void normalize_columns(
         while top < task.height:
             height = task.height if direct else min(<Py_ssize_t>SLAB, task.height - top)
             normalize_tile(x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
-                           mean_hi + 3 * width, y + start if direct else &buffer[0], width if direct else TILE)
+                           mean_hi + 3 * width, y + start if direct else &buffer[0], width if direct else task.width)
             if not direct:
                 write_slab(buffer, y + start, width, height, task.width, streamed)
             top += height
@@ -191,15 +191,20 @@ cdef void normalize_columns(
 
 
 cdef inline void write_slab(
-    const floating *buffer, floating *y, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width, bint streamed
+    const floating *buffer,     # IN (height, width)
+    floating *y,                # OUT (height, width), `stride` apart
+    Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width, bint streamed,
 ) noexcept nogil:
     """Results that go in place, since the kernels do not write where they read, or past the caches."""
     cdef Py_ssize_t i
+    if stride == width:         # one long stretch: whole cache lines but for its ends
+        width *= height
+        height = 1
     for i in range(height):
         if streamed:
-            cbnorm_stream(y + i * stride, buffer + i * TILE, width * sizeof(floating))
+            cbnorm_stream(y + i * stride, buffer + i * width, width * sizeof(floating))
         else:
-            memcpy(y + i * stride, buffer + i * TILE, width * sizeof(floating))
+            memcpy(y + i * stride, buffer + i * width, width * sizeof(floating))
 
 
 cdef void columns_forward(
@@ -293,7 +298,7 @@ cdef void differentiate_columns(
             input_gradient_tile(
                 dout + start, x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
                 mean_hi + 3 * width, mean_hi + 4 * width,
-                dx + start if direct else &buffer[0], width if direct else TILE)
+                dx + start if direct else &buffer[0], width if direct else task.width)
             if not direct:
                 write_slab(buffer, dx + start, width, height, task.width, streamed)
             top += height

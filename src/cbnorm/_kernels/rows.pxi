@@ -62,27 +62,36 @@ cdef void row_moments(
         done += piece
 
 
-cdef void normalize_row(
-    const floating *x, floating *y, const Rows *lay, floating mean_hi, floating mean_lo, floating inv_std,
-    const floating *gamma, const floating *beta, bint streamed,
+cdef inline floating *room_for(
+    Py_ssize_t size, floating *out, Py_ssize_t position, floating *buffer, Py_ssize_t *pending, bint streamed
 ) noexcept nogil:
-    """gamma and beta are those of the row's first run."""
-    cdef floating buffer[PIECE]
-    cdef bint direct = not (streamed or y == x)
-    cdef floating *out
-    cdef Py_ssize_t start = 0, end, size, run = 0
-    while start < lay.size:
-        end = lay.size if lay.inner == 1 else (run + 1) * lay.inner
-        size = min(<Py_ssize_t>PIECE, end - start)
-        out = y + start if direct else &buffer[0]
-        if lay.inner == 1:
-            normalize_scaled(x + start, size, mean_hi, mean_lo, inv_std, gamma + start, beta + start, out)
-        else:
-            normalize_run(x + start, size, mean_hi, mean_lo, gamma[run] * inv_std, beta[run], out)
-        if not direct:
-            write_slab(buffer, y + start, 0, 1, size, streamed)
-        start += size
-        run += start == end
+    """Where the next `size` results go, at most PIECE: a buffer that is written out when full, so that short rows
+    too leave in long stretches. `position` is where they belong in `out`, right behind the pending ones."""
+    if pending[0] + size > PIECE:
+        write_slab(buffer, out + position - pending[0], 0, 1, pending[0], streamed)
+        pending[0] = 0
+    pending[0] += size
+    return buffer + pending[0] - size
+
+
+cdef void normalize_part(
+    const floating *x,          # IN (size): of the row, from `start` on
+    const Rows *lay, Py_ssize_t start, Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *gamma, const floating *beta,    # of the row's first run
+    floating *y,                # OUT (size)
+) noexcept nogil:
+    cdef Py_ssize_t run, here, end = start + size
+    if lay.inner == 1:
+        normalize_scaled(x, size, mean_hi, mean_lo, inv_std, gamma + start, beta + start, y)
+        return
+    while start < end:
+        run = start // lay.inner
+        here = min((run + 1) * lay.inner, end) - start
+        normalize_run(x, here, mean_hi, mean_lo, gamma[run] * inv_std, beta[run], y)
+        x += here
+        y += here
+        start += here
 
 
 cdef inline void see_row(
@@ -97,18 +106,29 @@ cdef void forward_rows(
     double *statistics,         # OUT (4, rows): mean, mean_lo, m2, inv_std
     bint streamed, int thread, int threads,
 ) noexcept nogil:
+    cdef floating buffer[PIECE]
+    cdef floating *out
+    cdef bint direct = not (streamed or y == x)
     cdef double sums[4]
     cdef floating mean_hi, mean_lo, inv_std
-    cdef Py_ssize_t row, kind, parameter
-    for row in range(share(lay.rows, thread, threads), share(lay.rows, thread + 1, threads)):
-        row_moments(x + row * lay.size, lay.size, lay.centred, sums)
+    cdef Py_ssize_t row, kind, parameter, start, size, position, pending = 0
+    cdef Py_ssize_t last = share(lay.rows, thread + 1, threads)
+    for row in range(share(lay.rows, thread, threads), last):
+        position = row * lay.size
+        row_moments(x + position, lay.size, lay.centred, sums)
         for kind in range(3):
             statistics[kind * lay.rows + row] = sums[1 + kind]
         statistics[3 * lay.rows + row] = inverse_std(sums[3] / lay.size, eps)
         see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
         parameter = first_parameter(lay, row)
-        normalize_row(x + row * lay.size, y + row * lay.size, lay, mean_hi, mean_lo, inv_std,
-                      gamma + parameter, beta + parameter, streamed)
+        start = 0
+        while start < lay.size:
+            size = lay.size if direct else min(<Py_ssize_t>PIECE, lay.size - start)
+            out = y + position if direct else room_for(size, y, position + start, &buffer[0], &pending, streamed)
+            normalize_part(x + position + start, lay, start, size, mean_hi, mean_lo, inv_std,
+                           gamma + parameter, beta + parameter, out)
+            start += size
+    write_slab(buffer, y + last * lay.size - pending, 0, 1, pending, streamed)
     if streamed:
         cbnorm_stream_end()
 
@@ -150,19 +170,21 @@ cdef void find_dxhat(
 
 
 cdef void differentiate_row(
-    const floating *dout, const floating *x, floating *dx, const Rows *lay,
-    floating mean_hi, floating mean_lo, floating inv_std, const floating *gamma, bint streamed,
+    const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row,
+    const double *statistics, const floating *gamma, floating *buffer, Py_ssize_t *pending, bint streamed,
 ) noexcept nogil:
-    """A first pass for the row's sums, a second for dx; dxhat lies in a buffer, a piece of the row at a time."""
+    """A first pass for the row's sums, a second for dx; dxhat lies in memory of its own, a piece at a time."""
     cdef floating dxhat[PIECE]
-    cdef floating buffer[PIECE]
+    cdef floating *out
     cdef double total = 0, product = 0
-    cdef floating slope, offset
-    cdef Py_ssize_t start = 0, size
+    cdef floating mean_hi, mean_lo, inv_std, slope, offset
+    cdef Py_ssize_t start = 0, size, position = row * lay.size
+    gamma += first_parameter(lay, row)
+    see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
     while start < lay.size:
         size = min(<Py_ssize_t>PIECE, lay.size - start)
-        find_dxhat(dout + start, lay, gamma, start, size, &dxhat[0])
-        add_run_gradients(&dxhat[0], x + start, size, mean_hi, mean_lo, inv_std, &total, &product)
+        find_dxhat(dout + position + start, lay, gamma, start, size, &dxhat[0])
+        add_run_gradients(&dxhat[0], x + position + start, size, mean_hi, mean_lo, inv_std, &total, &product)
         start += size
     slope = <floating>(inv_std * product / lay.size)
     offset = <floating>(total / lay.size if lay.centred else 0)
@@ -170,11 +192,9 @@ cdef void differentiate_row(
     while start < lay.size:
         size = min(<Py_ssize_t>PIECE, lay.size - start)
         if lay.size > PIECE:
-            find_dxhat(dout + start, lay, gamma, start, size, &dxhat[0])
-        input_gradient_run(&dxhat[0], x + start, size, mean_hi, mean_lo, inv_std, slope, offset,
-                           &buffer[0] if streamed else dx + start)
-        if streamed:
-            write_slab(buffer, dx + start, 0, 1, size, True)
+            find_dxhat(dout + position + start, lay, gamma, start, size, &dxhat[0])
+        out = room_for(size, dx, position + start, buffer, pending, True) if streamed else dx + position + start
+        input_gradient_run(&dxhat[0], x + position + start, size, mean_hi, mean_lo, inv_std, slope, offset, out)
         start += size
 
 
@@ -211,9 +231,9 @@ cdef void backward_rows(
     const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
     const double *statistics, double *partial, bint streamed, int thread, int threads,
 ) noexcept nogil:
-    cdef floating mean_hi, mean_lo, inv_std
+    cdef floating buffer[PIECE]
     cdef double *sums
-    cdef Py_ssize_t chunk, row, last, i, height
+    cdef Py_ssize_t chunk, row, last, i, height, pending = 0
     for chunk in range(share(lay.chunks, thread, threads), share(lay.chunks, thread + 1, threads)):
         row = chunk * lay.chunk
         last = min(lay.rows, row + lay.chunk)
@@ -226,10 +246,11 @@ cdef void backward_rows(
                 add_parameter_gradients(dout, x, lay, row, height, statistics, sums)
             if dx != NULL:
                 for i in range(row, row + height):
-                    see_row(statistics, lay, i, &mean_hi, &mean_lo, &inv_std)
-                    differentiate_row(dout + i * lay.size, x + i * lay.size, dx + i * lay.size, lay, mean_hi, mean_lo,
-                                      inv_std, gamma + first_parameter(lay, i), streamed)
+                    differentiate_row(dout, x, dx, lay, i, statistics, gamma, &buffer[0], &pending, streamed)
             row += height
+        if pending > 0:
+            write_slab(buffer, dx + last * lay.size - pending, 0, 1, pending, streamed)
+            pending = 0
     if streamed:
         cbnorm_stream_end()
 

@@ -196,19 +196,19 @@ cdef void run_moments(
     double *mean_lo,                    # OUT
     double *m2,                         # OUT
 ) noexcept nogil:
-    """The moments of neighbouring numbers; the pivot is the mean of the first LANES of them."""
+    """The moments of neighbouring numbers; the pivot is the first, or the mean of the first LANES."""
     cdef double total[LANES]
     cdef double squares[LANES]
-    cdef double first = x[0], pivot = 0, a, b, c, d
+    cdef double pivot = x[0] if centred else 0, a, b, c, d
     cdef Py_ssize_t i, k, rows = size // LANES
     cdef const floating *row
     for k in range(LANES):
         total[k] = 0
         squares[k] = 0
-    if centred:
-        for k in range(min(<Py_ssize_t>LANES, size)):
-            squares[k] = x[k] - first
-        pivot = first + sum_of_lanes(squares) / min(<Py_ssize_t>LANES, size)
+    if centred and size > BLOCK:        # the mean of more numbers keeps the bound of B
+        for k in range(LANES):
+            squares[k] = x[k] - pivot
+        pivot += sum_of_lanes(squares) / LANES
         for k in range(LANES):
             squares[k] = 0
     for i in range(rows // 4):
