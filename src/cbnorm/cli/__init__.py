@@ -197,9 +197,9 @@ def _demo(options):
         if problem:
             options.fail(f"argument --output: {problem}")
 
-    from cbnorm.cli import demo, report
+    from cbnorm.cli import demo, progress, report
 
-    results = report.with_progress(
+    results = progress.with_progress(
         demo.run, epochs=options.epochs, seed=options.seed, norms=dict.fromkeys(options.norm)
     )
     report.print_tables(results)
@@ -226,9 +226,9 @@ def _bench(options):
         if problem:
             options.fail(f"argument --plot: {problem}")
 
-    from cbnorm.cli import bench, bench_report
+    from cbnorm.cli import bench, bench_report, progress
 
-    results = bench_report.with_progress(
+    results = progress.with_progress(
         bench.run,
         plan=plan,
         peers=list(dict.fromkeys(options.against or bench.installed_peers())),

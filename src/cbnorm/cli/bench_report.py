@@ -1,4 +1,4 @@
-"""What `cbnorm bench` prints and writes: a progress bar, one table for each operation, a JSON file."""
+"""What `cbnorm bench` prints and writes: one table for each operation, a JSON file."""
 
 import json
 from dataclasses import asdict
@@ -7,31 +7,11 @@ from operator import attrgetter
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cbnorm.cli.bench import TOLERANCE, US
 
 WIDTH = 100
-
-
-def with_progress(work, **arguments):
-    """Call `work(progress=..., **arguments)` behind a progress bar on stderr, shown in a terminal only."""
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    # Drawn between the lines alone: a thread that redraws the bar would be timed with them.
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=False) as bar:
-        task = bar.add_task("", total=1.0)
-        return work(
-            progress=lambda done, words: bar.update(task, completed=done, description=words, refresh=True),
-            **arguments,
-        )
 
 
 def print_tables(results):

@@ -1,29 +1,14 @@
-"""What `cbnorm demo` prints: a progress bar while it works, tables at the end."""
+"""What `cbnorm demo` prints at the end: tables."""
 
 import math
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cbnorm.cli.demo import BATCH_SIZE, INIT_STD, SIZES
 from cbnorm.cli.network import NORMS
 from cbnorm.cli.results import TARGET_ACCURACY, TRAINS_ACCURACY
-
-
-def with_progress(work, **arguments):
-    """Call `work(progress=..., **arguments)` behind a progress bar on stderr, shown in a terminal only."""
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
-        return work(progress=lambda done, words: bar.update(task, completed=done, description=words), **arguments)
 
 
 def print_tables(results):
