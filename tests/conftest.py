@@ -8,6 +8,7 @@ import pytest
 
 import cbnorm
 from cbnorm import _kernels
+from cbnorm._cpu import last_level_cache
 
 
 @pytest.fixture(params=_kernels.BUILDS)
@@ -43,3 +44,11 @@ def run_python():
         return done
 
     return run
+
+
+@pytest.fixture
+def streaming(kernels):
+    """Make calls of any size write their results past the caches, as large ones do."""
+    _kernels.active.set_stream_bytes(0)
+    yield
+    _kernels.active.set_stream_bytes(last_level_cache())

@@ -6,6 +6,7 @@ import reference
 from bounds import assert_gradients, assert_normalized
 
 import cbnorm
+from cbnorm import _kernels
 
 SIZES = (0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 1000)
 # Each makes a shape and a channel axis of two sizes, values a channel and channels.
@@ -19,14 +20,14 @@ LAYOUTS = {
 }
 # Large enough that eight threads share the work; several chunks, tiles and tails of each walk.
 LARGE = {
-    "rows": ((4099, 67), 1),
+    "many rows": ((4099, 67), 1),
     "wide rows": ((70, 4097), 1),
     "one column": ((300_001, 1), 1),
     "three columns": ((100_003, 3), 1),
-    "planes": ((5, 9, 6_151), 1),
+    "large planes": ((5, 9, 6_151), 1),
     "long planes": ((3, 2, 70_001), 1),
-    "short planes": ((1_031, 7, 49), 1),
-    "channels last": ((29, 31, 19, 17), -1),
+    "many short planes": ((1_031, 7, 49), 1),
+    "large, channels last": ((29, 31, 19, 17), -1),
 }
 
 
@@ -212,3 +213,23 @@ def test_agrees_with_pytorch(shape, mode):
     pairs += zip(cbnorm.batchnorm_backward(dout, cache), (tensor.grad for tensor in tensors), strict=True)
     for got, want in pairs:
         np.testing.assert_allclose(got, want.numpy(), atol=1e-10)
+
+
+def everything(shape, axis, dtype):
+    """All results of both modes, also in place and for arrays that are not contiguous."""
+    x, dout, gamma, beta, moving_mean, moving_var = make_case(shape, axis, dtype)
+    for mode in ("train", "test"):
+        options = {"moving_mean": moving_mean, "moving_var": moving_var, "mode": mode, "axis": axis}
+        for batch in (x, np.asfortranarray(x)):
+            y, cache, *moving = cbnorm.batchnorm_forward(batch, gamma, beta, **options)
+            yield from (y, *moving, *cbnorm.batchnorm_backward(dout, cache))
+            yield cbnorm.batchnorm_backward(dout.copy(), cache, out=dout.copy())[0]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, *LARGE])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_results_written_past_the_caches_have_the_same_bits(streaming, dtype, layout):
+    shape, axis = LARGE[layout] if layout in LARGE else LAYOUTS[layout](33, 17)
+    streamed = [values.tobytes() for values in everything(shape, axis, dtype)]
+    _kernels.active.set_stream_bytes(2**62)
+    assert streamed == [values.tobytes() for values in everything(shape, axis, dtype)]
