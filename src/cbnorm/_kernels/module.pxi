@@ -193,7 +193,7 @@ def rownorm_backward(
     cnp.ndarray x not None,     # the same
     dx,                         # the same, may be dout; None: not wanted
     Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner,
-    cnp.ndarray gamma not None, # (groups * runs), in the dtype of dout
+    cnp.ndarray gamma not None,  # (groups * runs), in the dtype of dout
     dgamma, dbeta,              # OUT (groups * runs), in the dtype of dout, or None
     bint centred,
     cnp.ndarray statistics not None,    # IN (4, rows) as the forward pass left it
