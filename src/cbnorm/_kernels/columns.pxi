@@ -118,7 +118,7 @@ cdef void merge_partial_moments(
     const Columns *lay, double *partial, const Channels *channels, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """The moments of channels first to last - 1: over the chunks, the tail, the folded columns."""
-    cdef Py_ssize_t chunk, width = lay.width, right = last if lay.fold == 1 else width, fold, channel_count
+    cdef Py_ssize_t chunk, width = lay.width, right = last if lay.fold == 1 else width, fold
     cdef double *mean = partial + first
     cdef double *other
     for chunk in range(1, lay.chunks + (lay.tail > 0)):
