@@ -47,8 +47,7 @@ def run_python():
 
 
 @pytest.fixture
-def streaming(kernels):
-    """Make calls of any size write their results past the caches, as large ones do."""
-    _kernels.active.set_stream_bytes(0)
+def cache_size(kernels):
+    """Let the test set the size of the cache, beyond which results are written past it."""
     yield
-    _kernels.active.set_stream_bytes(last_level_cache())
+    _kernels.active.set_cache_bytes(last_level_cache())

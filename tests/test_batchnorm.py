@@ -22,6 +22,7 @@ LAYOUTS = {
 LARGE = {
     "many rows": ((4099, 67), 1),
     "wide rows": ((70, 4097), 1),
+    "many wide rows": ((130, 2049), 1),
     "one column": ((300_001, 1), 1),
     "three columns": ((100_003, 3), 1),
     "large planes": ((5, 9, 6_151), 1),
@@ -228,8 +229,10 @@ def everything(shape, axis, dtype):
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, *LARGE])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_results_written_past_the_caches_have_the_same_bits(streaming, dtype, layout):
+def test_the_size_of_the_cache_changes_no_bit(cache_size, dtype, layout):
     shape, axis = LARGE[layout] if layout in LARGE else LAYOUTS[layout](33, 17)
-    streamed = [values.tobytes() for values in everything(shape, axis, dtype)]
-    _kernels.active.set_stream_bytes(2**62)
-    assert streamed == [values.tobytes() for values in everything(shape, axis, dtype)]
+    results = []
+    for cache_bytes in (0, 2**62):  # everything is written past it; everything fits
+        _kernels.active.set_cache_bytes(cache_bytes)
+        results.append([values.tobytes() for values in everything(shape, axis, dtype)])
+    assert all(result == results[0] for result in results)

@@ -390,12 +390,12 @@ def test_agrees_with_pytorch():
 
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_results_written_past_the_caches_have_the_same_bits(streaming, dtype, name):
+def test_the_size_of_the_cache_changes_no_bit(cache_size, dtype, name):
     norm, shape = LARGE.get(name) or (SMALL[name][0], SMALL[name][1](33))
     x, dout, parameters = make_case(norm, shape, dtype)
     results = []
-    for stream_bytes in (0, 2**62):
-        _kernels.active.set_stream_bytes(stream_bytes)
+    for cache_bytes in (0, 2**62):
+        _kernels.active.set_cache_bytes(cache_bytes)
         for batch in (x, np.asfortranarray(x)):
             y, cache = norm.forward(batch, *parameters)
             in_place = dout.copy()

@@ -21,7 +21,7 @@ def as_numbers(name, value):
     """Any array or nested sequence of real numbers as an ndarray, not copied if it is one."""
     if type(value) is np.ndarray and (value.dtype is FLOAT32 or value.dtype is FLOAT64):
         return value
-    if isinstance(value, np.ma.MaskedArray):
+    if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill or drop its values)")
     try:
         array = np.asarray(value)
@@ -158,7 +158,7 @@ def check_out(out, shape, dtype, may_be, inputs):
     """An array for the results. It may be the input named `may_be`, and overlap no other."""
     if out is None:
         return None
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if type(out) is not np.ndarray and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out: expected an array without a mask, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")

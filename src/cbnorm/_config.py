@@ -1,7 +1,6 @@
 """`show_config`: what was built, what runs here, how many threads."""
 
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,8 @@ def show_config(mode: str = "stdout") -> dict | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
+    from importlib.metadata import version  # a third of the time that `import cbnorm` would take
+
     config = {
         "cbnorm": version("cbnorm"),
         "numpy": np.__version__,

@@ -3,7 +3,6 @@
 import operator
 import os
 import threading
-import uuid
 from collections.abc import Mapping
 from typing import Self
 
@@ -205,7 +204,9 @@ class Layer:
             If it cannot be written.
         """
         target = os.path.realpath(os.fspath(path))
-        unfinished = f"{target}.{uuid.uuid4().hex}.tmp"  # the same folder, as only there it can be renamed in one step
+        unfinished = (
+            f"{target}.{os.urandom(8).hex()}.tmp"  # the same folder, as only there it can be renamed in one step
+        )
         try:
             with open(unfinished, "xb") as file:
                 np.savez(file, **self.state_dict())

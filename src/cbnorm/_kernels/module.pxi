@@ -42,18 +42,18 @@ cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
     return <int>max(1, min(threads, numbers // GRAIN))
 
 
-cdef size_t stream_bytes = last_level_cache()
+cdef Py_ssize_t cache_bytes = last_level_cache()
 
 
-def set_stream_bytes(size):
-    """Calls that touch more than this are taken not to find their results in cache; for tests and benchmarks."""
-    global stream_bytes
-    stream_bytes = size
+def set_cache_bytes(size):
+    """Take the last-level cache to be of this size; for tests and benchmarks."""
+    global cache_bytes
+    cache_bytes = size
 
 
-cdef inline bint is_streamed(size_t touched) noexcept nogil:
+cdef inline bint is_streamed(Py_ssize_t touched) noexcept nogil:
     """Whether results are written past the caches: where the arrays of a call do not fit there together."""
-    return touched > stream_bytes
+    return touched > cache_bytes
 
 
 def batchnorm_forward(
