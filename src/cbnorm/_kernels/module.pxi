@@ -31,7 +31,7 @@ cdef extern from *:
 openmp = bool(CBNORM_OPENMP)
 
 cdef enum:
-    GRAIN = 16384   # numbers below which another thread does not pay
+    GRAIN = 32768   # numbers for each thread: with fewer, waking it costs more than it does
 
 
 cdef inline void *data(object array) noexcept:
