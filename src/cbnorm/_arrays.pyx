@@ -49,23 +49,7 @@ def room_for(out, values, given, result_dtype):
     """Where results go: `out` if it has the dtype of the computation, a copy made of the input, or new memory."""
     if out is not None and result_dtype == values.dtype:
         return out
-    return new_array(values.shape, values.dtype) if values is given else values
-
-
-cdef enum:
-    LINE = 64           # bytes of a cache line
-    LARGE = 1 << 20     # bytes from which results may be written past the caches
-
-
-cdef new_array(tuple shape, cnp.dtype dtype):
-    """As np.empty; a large one begins with a cache line, so that it is written in whole lines."""
-    cdef Py_ssize_t size = dtype.itemsize
-    for length in shape:
-        size *= <Py_ssize_t>length
-    if size < LARGE:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + LINE, np.uint8)
-    return np.ndarray(shape, dtype, memory, -<size_t>cnp.PyArray_DATA(memory) % LINE)
+    return np.empty(values.shape, values.dtype) if values is given else values
 
 
 def as_result(values, dtype, out):
