@@ -1,6 +1,7 @@
 # What this CPU can run: the names of the kernel builds, slowest first.
 
 import os
+from glob import glob
 
 
 cdef extern from *:
@@ -48,4 +49,14 @@ def last_level_cache():
         return int(given)
     sizes = [int(os.sysconf(name)) for name in ("SC_LEVEL2_CACHE_SIZE", "SC_LEVEL3_CACHE_SIZE")
              if name in os.sysconf_names]
+    sizes += map(_kilobytes, glob("/sys/devices/system/cpu/cpu0/cache/index*/size"))     # where sysconf says 0
     return max(sizes, default=0) or 8 << 20
+
+
+def _kilobytes(path):
+    """Read a size as the kernel writes it, ``32768K``."""
+    try:
+        with open(path) as file:
+            return int(file.read().strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 0

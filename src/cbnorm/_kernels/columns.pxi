@@ -6,21 +6,17 @@
 # B. Rows are cut into chunks and columns into tiles, by shape alone. Each (chunk, tile) is a task with sums
 #    of its own, and sums merge in the order of the chunks: the same bits for any number of threads.
 # C. A thread takes the same tasks in the second pass as in the first, last one first: what it read last is
-#    still in its cache.
+#    still in its cache. Neighbouring tiles make a strip then, which is written in the order of memory.
 
 from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy, memset
-
-cdef extern from "stream.h" nogil:
-    void cbnorm_stream(void *to, const void *values, size_t size)
-    void cbnorm_stream_end()
 
 cdef enum:
     LEAST_CHUNK = 256   # rows; partial sums then take at most 2.5% of the memory of a float32 array
     MOST_CHUNKS = 64
     LEAST_TILE = 128    # columns; narrower tiles than TILE where there are few of them
     ENOUGH_TASKS = 8
-    SLAB = 8            # rows that pass through a buffer at once
+    STRIP = 8           # most tiles side by side that the second pass goes through together, row by row
 
 
 cdef struct Columns:
@@ -64,7 +60,8 @@ cdef struct Task:
     Py_ssize_t height   # rows
 
 
-cdef inline Task columns_task(const Columns *lay, Py_ssize_t number) noexcept nogil:
+cdef inline Task columns_task(const Columns *lay, Py_ssize_t number, Py_ssize_t tiles) noexcept nogil:
+    """A task, or the tasks of `tiles` neighbouring tiles as one."""
     cdef Task task
     cdef Py_ssize_t top, right
     task.chunk = number // lay.tiles
@@ -78,8 +75,13 @@ cdef inline Task columns_task(const Columns *lay, Py_ssize_t number) noexcept no
         task.height = 1
         right = lay.tail
     task.start = top * lay.width + task.left
-    task.width = max(0, min(lay.tile, right - task.left))
+    task.width = max(0, min(tiles * lay.tile, right - task.left))
     return task
+
+
+cdef inline Py_ssize_t strip_before(const Columns *lay, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Of the tasks first to last - 1, where the strip begins that ends them."""
+    return max(first, max(last - STRIP, (last - 1) // lay.tiles * lay.tiles))
 
 
 cdef inline Py_ssize_t share(Py_ssize_t work, Py_ssize_t thread, Py_ssize_t threads) noexcept nogil:
@@ -100,7 +102,7 @@ cdef void collect_columns(
     cdef Py_ssize_t number, done, height, width = lay.width
     cdef Task task
     for number in range(share(lay.tasks, thread, threads), share(lay.tasks, thread + 1, threads)):
-        task = columns_task(lay, number)
+        task = columns_task(lay, number, 1)
         if task.width == 0:
             continue
         sums = partial + task.chunk * 3 * width + task.left
@@ -168,43 +170,21 @@ cdef void normalize_columns(
     const floating *x, floating *y, const Columns *lay, const floating *factors, bint streamed,
     int thread, int threads,
 ) noexcept nogil:
-    cdef floating buffer[SLAB * TILE]
-    cdef bint direct = not (streamed or y == x)
-    cdef Py_ssize_t number, top, start, height, width = lay.width
+    cdef Store store = store_for(y, x, streamed)
+    cdef Py_ssize_t begin, row, start, width = lay.width
+    cdef Py_ssize_t first = share(lay.tasks, thread, threads), last = share(lay.tasks, thread + 1, threads)
     cdef const floating *mean_hi
     cdef Task task
-    for number in range(share(lay.tasks, thread + 1, threads) - 1, share(lay.tasks, thread, threads) - 1, -1):
-        task = columns_task(lay, number)
+    while last > first:
+        begin = strip_before(lay, first, last)
+        task = columns_task(lay, begin, last - begin)
+        last = begin
         mean_hi = factors + task.left
-        start = task.start
-        top = 0
-        while top < task.height:
-            height = task.height if direct else min(<Py_ssize_t>SLAB, task.height - top)
-            normalize_tile(x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
-                           mean_hi + 3 * width, y + start if direct else &buffer[0], width if direct else task.width)
-            if not direct:
-                write_slab(buffer, y + start, width, height, task.width, streamed)
-            top += height
-            start += height * width
-    if streamed:
-        cbnorm_stream_end()
-
-
-cdef inline void write_slab(
-    const floating *buffer,     # IN (height, width)
-    floating *y,                # OUT (height, width), `stride` apart
-    Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width, bint streamed,
-) noexcept nogil:
-    """Results that go in place, since the kernels do not write where they read, or past the caches."""
-    cdef Py_ssize_t i
-    if stride == width:         # one long stretch: whole cache lines but for its ends
-        width *= height
-        height = 1
-    for i in range(height):
-        if streamed:
-            cbnorm_stream(y + i * stride, buffer + i * width, width * sizeof(floating))
-        else:
-            memcpy(y + i * stride, buffer + i * width, width * sizeof(floating))
+        for row in range(task.height):
+            start = task.start + row * width
+            normalize_row(x + start, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width, mean_hi + 3 * width,
+                          y + start, store)
+    end_stores(store)
 
 
 cdef void columns_forward(
@@ -245,7 +225,7 @@ cdef void collect_columns_gradients(
     cdef const floating *mean_hi
     cdef Task task
     for number in range(share(lay.tasks, thread, threads), share(lay.tasks, thread + 1, threads)):
-        task = columns_task(lay, number)
+        task = columns_task(lay, number, 1)
         mean_hi = factors + task.left
         sums = partial + task.chunk * 2 * width + task.left
         memset(sums, 0, task.width * sizeof(double))
@@ -283,28 +263,22 @@ cdef void differentiate_columns(
     const floating *dout, const floating *x, floating *dx, const Columns *lay, const floating *factors,
     bint streamed, int thread, int threads,
 ) noexcept nogil:
-    cdef floating buffer[SLAB * TILE]
-    cdef bint direct = not (streamed or dx == dout)
-    cdef Py_ssize_t number, top, start, height, width = lay.width
+    cdef Store store = store_for(dx, dout, streamed)
+    cdef Py_ssize_t begin, row, start, width = lay.width
+    cdef Py_ssize_t first = share(lay.tasks, thread, threads), last = share(lay.tasks, thread + 1, threads)
     cdef const floating *mean_hi
     cdef Task task
-    for number in range(share(lay.tasks, thread + 1, threads) - 1, share(lay.tasks, thread, threads) - 1, -1):
-        task = columns_task(lay, number)
+    while last > first:
+        begin = strip_before(lay, first, last)
+        task = columns_task(lay, begin, last - begin)
+        last = begin
         mean_hi = factors + task.left
-        start = task.start
-        top = 0
-        while top < task.height:
-            height = task.height if direct else min(<Py_ssize_t>SLAB, task.height - top)
-            input_gradient_tile(
-                dout + start, x + start, width, height, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
-                mean_hi + 3 * width, mean_hi + 4 * width,
-                dx + start if direct else &buffer[0], width if direct else task.width)
-            if not direct:
-                write_slab(buffer, dx + start, width, height, task.width, streamed)
-            top += height
-            start += height * width
-    if streamed:
-        cbnorm_stream_end()
+        for row in range(task.height):
+            start = task.start + row * width
+            input_gradient_row(
+                dout + start, x + start, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
+                mean_hi + 3 * width, mean_hi + 4 * width, dx + start, store)
+    end_stores(store)
 
 
 cdef void columns_backward(

@@ -55,72 +55,101 @@ cdef void add_gradients(
                 product[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
 
 
-cdef void add_tile_gradients(
-    const floating *dout,               # IN (height, width)
-    const floating *x,                  # IN (height, width), or NULL
+cdef inline void add_gradient_lanes(
+    const floating *restrict dout,      # IN (height, LANES)
+    const floating *restrict x,         # IN (height, LANES), or NULL: only dout is summed
     Py_ssize_t stride,
     Py_ssize_t height,
-    Py_ssize_t width,                   # at most TILE
     floating mean_hi, floating mean_lo, floating inv_std,
-    double *total,                      # INOUT Σ dout
-    double *product,                    # INOUT Σ dout·xhat
+    double *restrict total,             # INOUT (LANES) Σ dout
+    double *restrict product,           # INOUT (LANES) Σ dout·xhat
 ) noexcept nogil:
-    """Sums over a tile with one mean."""
-    cdef floating hi[TILE]
-    cdef floating lo[TILE]
-    cdef floating scale[TILE]
-    cdef double totals[TILE]
-    cdef double products[TILE]
-    cdef Py_ssize_t j
-    for j in range(width):
-        hi[j] = mean_hi
-        lo[j] = mean_lo
-        scale[j] = inv_std
-        totals[j] = 0
-        products[j] = 0
-    add_gradients(dout, x, stride, height, width, &hi[0], &lo[0], &scale[0], totals, products)
-    total[0] += sum_in_place(totals, width)
-    product[0] += sum_in_place(products, width)
+    cdef Py_ssize_t i, k
+    cdef floating a, b, c, d
+    cdef const floating *row
+    cdef const floating *grad
+    for i in range(height // 4):
+        grad = dout + 4 * i * stride
+        for k in range(LANES):
+            total[k] += (grad[k] + grad[stride + k]) + (grad[2 * stride + k] + grad[3 * stride + k])
+        if x != NULL:
+            row = x + 4 * i * stride
+            for k in range(LANES):
+                a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+                b = grad[stride + k] * normalized_input(row[stride + k], mean_hi, mean_lo, inv_std)
+                c = grad[2 * stride + k] * normalized_input(row[2 * stride + k], mean_hi, mean_lo, inv_std)
+                d = grad[3 * stride + k] * normalized_input(row[3 * stride + k], mean_hi, mean_lo, inv_std)
+                product[k] += (a + b) + (c + d)
+    for i in range(height // 4 * 4, height):
+        grad = dout + i * stride
+        for k in range(LANES):
+            total[k] += grad[k]
+        if x != NULL:
+            row = x + i * stride
+            for k in range(LANES):
+                product[k] += grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+
+
+cdef inline void add_gradients_left_over(
+    const floating *restrict dout,      # IN (height, size)
+    const floating *restrict x,         # IN (height, size), or NULL
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *restrict total,             # INOUT (LANES) Σ dout
+    double *restrict product,           # INOUT (LANES) Σ dout·xhat
+) noexcept nogil:
+    """The last size % LANES numbers of each run: as whole lanes, of which the first are in the sums already."""
+    cdef Py_ssize_t i, k, counted = LANES - size % LANES
+    cdef const floating *row
+    cdef const floating *grad
+    cdef floating a, b
+    for i in range(height):
+        grad = dout + i * stride
+        row = x + i * stride
+        if size > LANES:
+            for k in range(LANES):
+                a = grad[size - LANES + k]
+                total[k] += a if k >= counted else 0
+            if x != NULL:
+                for k in range(LANES):
+                    a = grad[size - LANES + k]
+                    b = normalized_input(row[size - LANES + k], mean_hi, mean_lo, inv_std)
+                    product[k] += a * b if k >= counted else 0
+        else:
+            for k in range(size):
+                total[k] += grad[k]
+            if x != NULL:
+                for k in range(size):
+                    product[k] += grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
 
 
 cdef void add_run_gradients(
-    const floating *restrict dout,      # IN (size)
-    const floating *restrict x,         # IN (size), or NULL: only dout is summed
+    const floating *dout,               # IN (height, size)
+    const floating *x,                  # IN (height, size), or NULL: only dout is summed
+    Py_ssize_t stride,
+    Py_ssize_t height,
     Py_ssize_t size,
     floating mean_hi, floating mean_lo, floating inv_std,
     double *total,                      # INOUT Σ dout
     double *product,                    # INOUT Σ dout·xhat
 ) noexcept nogil:
-    """Sums over neighbouring numbers with one mean, seen as rows of LANES."""
+    """Sums over runs with one mean."""
     cdef double totals[LANES]
     cdef double products[LANES]
-    cdef floating a, b, c, d
-    cdef Py_ssize_t i, k, rows = size // LANES, left = size % LANES
-    cdef const floating *row
-    cdef const floating *grad
+    cdef Py_ssize_t k, whole = size // LANES
     for k in range(LANES):
         totals[k] = 0
         products[k] = 0
-    for i in range(rows // 4):
-        grad = dout + 4 * i * LANES
-        for k in range(LANES):
-            totals[k] += (grad[k] + grad[LANES + k]) + (grad[2 * LANES + k] + grad[3 * LANES + k])
-        if x != NULL:
-            row = x + 4 * i * LANES
-            for k in range(LANES):
-                a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
-                b = grad[LANES + k] * normalized_input(row[LANES + k], mean_hi, mean_lo, inv_std)
-                c = grad[2 * LANES + k] * normalized_input(row[2 * LANES + k], mean_hi, mean_lo, inv_std)
-                d = grad[3 * LANES + k] * normalized_input(row[3 * LANES + k], mean_hi, mean_lo, inv_std)
-                products[k] += (a + b) + (c + d)
-    for i in range(rows // 4 * 4, rows + (left > 0)):
-        grad = dout + i * LANES
-        row = x + i * LANES
-        for k in range(LANES if i < rows else left):
-            totals[k] += grad[k]
-        if x != NULL:
-            for k in range(LANES if i < rows else left):
-                products[k] += grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+    if height == 1:
+        add_gradient_lanes(dout, x, LANES, whole, mean_hi, mean_lo, inv_std, totals, products)
+    else:
+        for k in range(whole):
+            add_gradient_lanes(dout + k * LANES, offset(x, k * LANES), stride, height, mean_hi, mean_lo, inv_std,
+                               totals, products)
+    if size % LANES:
+        add_gradients_left_over(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
     total[0] += sum_of_lanes(totals)
     product[0] += sum_of_lanes(products)
 
@@ -131,53 +160,80 @@ cdef inline floating input_gradient(
     return ((dout - ((x - mean_hi) - mean_lo) * slope) - offset) * scale
 
 
-cdef void input_gradient_tile(
-    const floating *restrict dout,      # IN (height, width)
-    const floating *restrict x,         # IN (height, width)
-    Py_ssize_t stride,
-    Py_ssize_t height,
+cdef void input_gradient_row(
+    const floating *dout,               # IN (width)
+    const floating *restrict x,         # IN (width)
     Py_ssize_t width,
     const floating *restrict mean_hi,   # IN (width), as are the next four
     const floating *restrict mean_lo,
     const floating *restrict scale,
     const floating *restrict slope,
     const floating *restrict offset,
-    floating *restrict dx,              # OUT (height, width)
-    Py_ssize_t dx_stride,
+    floating *dx,                       # OUT (width)
+    Store store,
 ) noexcept nogil:
-    """Each column has its own statistics. Two rows at a time share their loads."""
-    cdef Py_ssize_t i, j
-    cdef const floating *row
-    cdef const floating *grad
-    cdef floating *out
-    for i in range(height // 2):
-        grad = dout + 2 * i * stride
-        row = x + 2 * i * stride
-        out = dx + 2 * i * dx_stride
-        for j in range(width):
-            out[j] = input_gradient(
-                grad[j], row[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
-            out[dx_stride + j] = input_gradient(
-                grad[stride + j], row[stride + j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
-    if height % 2:
-        grad = dout + (height - 1) * stride
-        row = x + (height - 1) * stride
-        out = dx + (height - 1) * dx_stride
-        for j in range(width):
-            out[j] = input_gradient(grad[j], row[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+    """Each number is of a column with its own statistics."""
+    cdef floating burst[BURST]
+    cdef Py_ssize_t j = 0, k, size
+    while j < width:
+        size = stretch(dx + j, width - j, store)
+        if size == BURST:
+            for k in range(BURST):
+                burst[k] = input_gradient(dout[j + k], x[j + k], mean_hi[j + k], mean_lo[j + k], scale[j + k],
+                                          slope[j + k], offset[j + k])
+            put(dx + j, burst, store)
+        else:
+            for k in range(j, j + size):
+                dx[k] = input_gradient(dout[k], x[k], mean_hi[k], mean_lo[k], scale[k], slope[k], offset[k])
+        j += size
 
 
 cdef void input_gradient_run(
-    const floating *restrict dout,      # IN (size)
+    const floating *dout,               # IN (size)
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
-    floating *restrict dx,              # OUT (size)
+    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
+    floating *dx,                       # OUT (size)
+    Store store,
 ) noexcept nogil:
-    """One mean and scale for all."""
-    cdef Py_ssize_t i
-    for i in range(size):
-        dx[i] = input_gradient(dout[i], x[i], mean_hi, mean_lo, scale, slope, offset)
+    """One mean and scale for all; gamma where the slope and offset are of dout·gamma, else 1."""
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, k, here
+    while i < size:
+        here = stretch(dx + i, size - i, store)
+        if here == BURST:
+            for k in range(BURST):
+                burst[k] = input_gradient(dout[i + k] * gamma, x[i + k], mean_hi, mean_lo, scale, slope, offset)
+            put(dx + i, burst, store)
+        else:
+            for k in range(i, i + here):
+                dx[k] = input_gradient(dout[k] * gamma, x[k], mean_hi, mean_lo, scale, slope, offset)
+        i += here
+
+
+cdef void input_gradient_scaled(
+    const floating *dout,               # IN (size)
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    const floating *restrict gamma,     # IN (size)
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
+    floating *dx,                       # OUT (size)
+    Store store,
+) noexcept nogil:
+    """One mean and scale for all, a gamma for each number."""
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, k, here
+    while i < size:
+        here = stretch(dx + i, size - i, store)
+        if here == BURST:
+            for k in range(BURST):
+                burst[k] = input_gradient(
+                    dout[i + k] * gamma[i + k], x[i + k], mean_hi, mean_lo, scale, slope, offset)
+            put(dx + i, burst, store)
+        else:
+            for k in range(i, i + here):
+                dx[k] = input_gradient(dout[k] * gamma[k], x[k], mean_hi, mean_lo, scale, slope, offset)
+        i += here
 
 
 # Where each row has its own statistics: parameter gradients down the columns, and dxhat.
@@ -221,11 +277,3 @@ cdef void multiply(
     cdef Py_ssize_t i
     for i in range(size):
         dxhat[i] = dout[i] * gamma[i]
-
-
-cdef void multiply_by_one(
-    const floating *restrict dout, floating gamma, floating *restrict dxhat, Py_ssize_t size
-) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(size):
-        dxhat[i] = dout[i] * gamma

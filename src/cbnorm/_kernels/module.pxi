@@ -10,6 +10,7 @@ from cbnorm._cpu import last_level_cache
 
 cnp.import_array()
 
+include "store.pxi"
 include "statistics.pxi"
 include "normalize.pxi"
 include "gradient.pxi"

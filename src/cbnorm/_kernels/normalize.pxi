@@ -11,58 +11,72 @@ cdef inline floating normalized(
     return ((x - mean_hi) - mean_lo) * scale + shift
 
 
-cdef void normalize_tile(
-    const floating *restrict x,         # IN (height, width)
-    Py_ssize_t stride,
-    Py_ssize_t height,
+cdef void normalize_row(
+    const floating *x,                  # IN (width)
     Py_ssize_t width,
     const floating *restrict mean_hi,   # IN (width), as are the next three
     const floating *restrict mean_lo,
     const floating *restrict scale,
     const floating *restrict shift,
-    floating *restrict y,               # OUT (height, width)
-    Py_ssize_t y_stride,
+    floating *y,                        # OUT (width)
+    Store store,
 ) noexcept nogil:
-    """Each column has its own mean and scale. Four rows at a time share their loads."""
-    cdef Py_ssize_t i, j
-    cdef const floating *row
-    cdef floating *out
-    for i in range(height // 4):
-        row = x + 4 * i * stride
-        out = y + 4 * i * y_stride
-        for j in range(width):
-            out[j] = normalized(row[j], mean_hi[j], mean_lo[j], scale[j], shift[j])
-            out[y_stride + j] = normalized(row[stride + j], mean_hi[j], mean_lo[j], scale[j], shift[j])
-            out[2 * y_stride + j] = normalized(row[2 * stride + j], mean_hi[j], mean_lo[j], scale[j], shift[j])
-            out[3 * y_stride + j] = normalized(row[3 * stride + j], mean_hi[j], mean_lo[j], scale[j], shift[j])
-    for i in range(height // 4 * 4, height):
-        row = x + i * stride
-        out = y + i * y_stride
-        for j in range(width):
-            out[j] = normalized(row[j], mean_hi[j], mean_lo[j], scale[j], shift[j])
+    """Each number is of a column with its own mean and scale."""
+    cdef floating burst[BURST]
+    cdef Py_ssize_t j = 0, k, size
+    while j < width:
+        size = stretch(y + j, width - j, store)
+        if size == BURST:
+            for k in range(BURST):
+                burst[k] = normalized(x[j + k], mean_hi[j + k], mean_lo[j + k], scale[j + k], shift[j + k])
+            put(y + j, burst, store)
+        else:
+            for k in range(j, j + size):
+                y[k] = normalized(x[k], mean_hi[k], mean_lo[k], scale[k], shift[k])
+        j += size
 
 
 cdef void normalize_run(
-    const floating *restrict x,         # IN (size)
+    const floating *x,                  # IN (size)
     Py_ssize_t size,
     floating mean_hi, floating mean_lo, floating scale, floating shift,
-    floating *restrict y,               # OUT (size)
+    floating *y,                        # OUT (size)
+    Store store,
 ) noexcept nogil:
     """One mean and scale for all."""
-    cdef Py_ssize_t i
-    for i in range(size):
-        y[i] = normalized(x[i], mean_hi, mean_lo, scale, shift)
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, k, here
+    while i < size:
+        here = stretch(y + i, size - i, store)
+        if here == BURST:
+            for k in range(BURST):
+                burst[k] = normalized(x[i + k], mean_hi, mean_lo, scale, shift)
+            put(y + i, burst, store)
+        else:
+            for k in range(i, i + here):
+                y[k] = normalized(x[k], mean_hi, mean_lo, scale, shift)
+        i += here
 
 
 cdef void normalize_scaled(
-    const floating *restrict x,         # IN (size)
+    const floating *x,                  # IN (size)
     Py_ssize_t size,
     floating mean_hi, floating mean_lo, floating inv_std,
     const floating *restrict gamma,     # IN (size)
     const floating *restrict beta,      # IN (size)
-    floating *restrict y,               # OUT (size)
+    floating *y,                        # OUT (size)
+    Store store,
 ) noexcept nogil:
     """One mean and deviation for all, a gamma and beta for each number."""
-    cdef Py_ssize_t i
-    for i in range(size):
-        y[i] = normalized(x[i], mean_hi, mean_lo, gamma[i] * inv_std, beta[i])
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, k, here
+    while i < size:
+        here = stretch(y + i, size - i, store)
+        if here == BURST:
+            for k in range(BURST):
+                burst[k] = normalized(x[i + k], mean_hi, mean_lo, gamma[i + k] * inv_std, beta[i + k])
+            put(y + i, burst, store)
+        else:
+            for k in range(i, i + here):
+                y[k] = normalized(x[k], mean_hi, mean_lo, gamma[k] * inv_std, beta[k])
+        i += here

@@ -1,8 +1,7 @@
 # The walk over (outer, channels, inner): a channel is `outer` runs of `inner` neighbouring numbers.
 #
 # Design
-# A. A channel is cut into parts: short runs are the rows of a tile, as they lie; a long run is cut into
-#    pieces of PIECE numbers.
+# A. A channel is cut into parts of at most PIECE numbers: a number of whole runs, or a piece of a long one.
 # B. A task is a chunk of a channel's parts, with sums of its own; chunks depend on the shape alone and
 #    merge in order: the same bits for any number of threads.
 # C. Where a channel fits in a core's cache and there are enough of them, a thread does all of one channel
@@ -18,7 +17,8 @@ cdef struct Planes:
     Py_ssize_t channels
     Py_ssize_t inner
     Py_ssize_t size             # numbers in all
-    Py_ssize_t pieces           # of a long run; 0: a part is a tile of short runs
+    Py_ssize_t height           # whole runs of a part, where they are short
+    Py_ssize_t pieces           # of a run
     Py_ssize_t parts            # of a channel
     Py_ssize_t chunk            # parts of a task
     Py_ssize_t chunks           # of a channel
@@ -26,42 +26,29 @@ cdef struct Planes:
 
 cdef Planes lay_planes(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
     cdef Planes lay
-    cdef Py_ssize_t part_size
     lay.outer = outer
     lay.channels = channels
     lay.inner = inner
     lay.size = outer * channels * inner
-    if inner <= TILE:
-        part_size = BLOCK * inner
-        lay.pieces = 0
-        lay.parts = (outer + BLOCK - 1) // BLOCK
-    else:
-        part_size = min(<Py_ssize_t>PIECE, inner)
-        lay.pieces = (inner + PIECE - 1) // PIECE
-        lay.parts = outer * lay.pieces
-    lay.chunk = max(1, CHUNK // part_size)
+    lay.height = max(1, min(<Py_ssize_t>BLOCK, PIECE // inner))
+    lay.pieces = (inner + PIECE - 1) // PIECE
+    lay.parts = (outer + lay.height - 1) // lay.height * lay.pieces
+    lay.chunk = max(1, CHUNK // (lay.height * min(<Py_ssize_t>PIECE, inner)))
     lay.chunks = (lay.parts + lay.chunk - 1) // lay.chunk
     return lay
 
 
 cdef struct Part:
     Py_ssize_t start    # where its numbers begin
-    Py_ssize_t height   # short runs, or 1 piece
+    Py_ssize_t height   # runs
     Py_ssize_t width    # numbers of each
 
 
 cdef inline Part planes_part(const Planes *lay, Py_ssize_t channel, Py_ssize_t number) noexcept nogil:
     cdef Part part
-    cdef Py_ssize_t outer, inner = 0
-    if lay.pieces == 0:
-        outer = number * BLOCK
-        part.height = min(<Py_ssize_t>BLOCK, lay.outer - outer)
-        part.width = lay.inner
-    else:
-        outer = number // lay.pieces
-        inner = number % lay.pieces * PIECE
-        part.height = 1
-        part.width = min(<Py_ssize_t>PIECE, lay.inner - inner)
+    cdef Py_ssize_t outer = number // lay.pieces * lay.height, inner = number % lay.pieces * PIECE
+    part.height = min(lay.height, lay.outer - outer)
+    part.width = min(<Py_ssize_t>PIECE, lay.inner - inner)
     part.start = (outer * lay.channels + channel) * lay.inner + inner
     return part
 
@@ -79,10 +66,7 @@ cdef void collect_plane_moments(
     sums[0] = 0
     for number in range(chunk * lay.chunk, min(lay.parts, (chunk + 1) * lay.chunk)):
         part = planes_part(lay, channel, number)
-        if lay.pieces == 0:
-            tile_moments(x + part.start, lay.channels * lay.inner, part.height, part.width, &mean, &mean_lo, &m2)
-        else:
-            run_moments(x + part.start, part.width, True, &mean, &mean_lo, &m2)
+        run_moments(x + part.start, lay.channels * lay.inner, part.height, part.width, True, &mean, &mean_lo, &m2)
         add_moments(sums, part.height * part.width, mean, mean_lo, m2)
 
 
@@ -125,26 +109,20 @@ cdef void normalize_span(
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     """Numbers first to last - 1, in the order of memory."""
-    cdef floating buffer[PIECE]
-    cdef bint direct = not (streamed or y == x)
+    cdef Store store = store_for(y, x, streamed)
     cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
         size = min(left, last - first)
-        if not direct:
-            size = min(<Py_ssize_t>PIECE, size)
         normalize_run(
             x + first, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
-            factors[3 * channels + channel], y + first if direct else &buffer[0])
-        if not direct:
-            write_slab(buffer, y + first, 0, 1, size, streamed)
+            factors[3 * channels + channel], y + first, store)
         first += size
         left -= size
         if left == 0:
             left = lay.inner
             channel = channel + 1 if channel + 1 < channels else 0
-    if streamed:
-        cbnorm_stream_end()
+    end_stores(store)
 
 
 # A thread's part of each pass over all channels, and of all passes over its channels.
@@ -218,12 +196,8 @@ cdef void collect_plane_gradients(
     sums[1] = 0
     for number in range(chunk * lay.chunk, min(lay.parts, (chunk + 1) * lay.chunk)):
         part = planes_part(lay, channel, number)
-        if lay.pieces == 0:
-            add_tile_gradients(dout + part.start, offset(x, part.start), lay.channels * lay.inner, part.height,
-                               part.width, mean_hi, mean_lo, inv_std, sums, sums + 1)
-        else:
-            add_run_gradients(dout + part.start, offset(x, part.start), part.width, mean_hi, mean_lo, inv_std,
-                              sums, sums + 1)
+        add_run_gradients(dout + part.start, offset(x, part.start), lay.channels * lay.inner, part.height, part.width,
+                          mean_hi, mean_lo, inv_std, sums, sums + 1)
 
 
 cdef void prepare_planes_backward(
@@ -250,27 +224,21 @@ cdef void differentiate_span(
     bint streamed, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     """Numbers first to last - 1, in the order of memory."""
-    cdef floating buffer[PIECE]
-    cdef bint direct = not (streamed or dx == dout)
+    cdef Store store = store_for(dx, dout, streamed)
     cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
         size = min(left, last - first)
-        if not direct:
-            size = min(<Py_ssize_t>PIECE, size)
         input_gradient_run(
-            dout + first, x + first, size, factors[channel], factors[channels + channel],
+            dout + first, x + first, size, factors[channel], factors[channels + channel], 1,
             factors[2 * channels + channel], factors[3 * channels + channel], factors[4 * channels + channel],
-            dx + first if direct else &buffer[0])
-        if not direct:
-            write_slab(buffer, dx + first, 0, 1, size, streamed)
+            dx + first, store)
         first += size
         left -= size
         if left == 0:
             left = lay.inner
             channel = channel + 1 if channel + 1 < channels else 0
-    if streamed:
-        cbnorm_stream_end()
+    end_stores(store)
 
 
 # A thread's part of each pass over all channels, and of all passes over its channels.

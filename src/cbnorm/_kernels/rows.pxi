@@ -57,41 +57,9 @@ cdef void row_moments(
     sums[0] = 0
     while done < size:
         piece = min(<Py_ssize_t>PIECE, size - done)
-        run_moments(x + done, piece, centred, &mean, &mean_lo, &m2)
+        run_moments(x + done, 0, 1, piece, centred, &mean, &mean_lo, &m2)
         add_moments(sums, piece, mean, mean_lo, m2)
         done += piece
-
-
-cdef inline floating *room_for(
-    Py_ssize_t size, floating *out, Py_ssize_t position, floating *buffer, Py_ssize_t *pending, bint streamed
-) noexcept nogil:
-    """Where the next `size` results go, at most PIECE: a buffer that is written out when full, so that short rows
-    too leave in long stretches. `position` is where they belong in `out`, right behind the pending ones."""
-    if pending[0] + size > PIECE:
-        write_slab(buffer, out + position - pending[0], 0, 1, pending[0], streamed)
-        pending[0] = 0
-    pending[0] += size
-    return buffer + pending[0] - size
-
-
-cdef void normalize_part(
-    const floating *x,          # IN (size): of the row, from `start` on
-    const Rows *lay, Py_ssize_t start, Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating inv_std,
-    const floating *gamma, const floating *beta,    # of the row's first run
-    floating *y,                # OUT (size)
-) noexcept nogil:
-    cdef Py_ssize_t run, here, end = start + size
-    if lay.inner == 1:
-        normalize_scaled(x, size, mean_hi, mean_lo, inv_std, gamma + start, beta + start, y)
-        return
-    while start < end:
-        run = start // lay.inner
-        here = min((run + 1) * lay.inner, end) - start
-        normalize_run(x, here, mean_hi, mean_lo, gamma[run] * inv_std, beta[run], y)
-        x += here
-        y += here
-        start += here
 
 
 cdef inline void see_row(
@@ -101,36 +69,42 @@ cdef inline void see_row(
     inv_std[0] = <floating>statistics[3 * lay.rows + row]
 
 
+cdef void normalize_one_row(
+    const floating *x,          # IN (runs, inner)
+    const Rows *lay,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *gamma, const floating *beta,    # of the row's first run
+    floating *y,                # OUT (runs, inner)
+    Store store,
+) noexcept nogil:
+    cdef Py_ssize_t run
+    if lay.inner == 1:
+        normalize_scaled(x, lay.size, mean_hi, mean_lo, inv_std, gamma, beta, y, store)
+        return
+    for run in range(lay.runs):
+        normalize_run(x + run * lay.inner, lay.inner, mean_hi, mean_lo, gamma[run] * inv_std, beta[run],
+                      y + run * lay.inner, store)
+
+
 cdef void forward_rows(
     const floating *x, floating *y, const Rows *lay, double eps, const floating *gamma, const floating *beta,
     double *statistics,         # OUT (4, rows): mean, mean_lo, m2, inv_std
     bint streamed, int thread, int threads,
 ) noexcept nogil:
-    cdef floating buffer[PIECE]
-    cdef floating *out
-    cdef bint direct = not (streamed or y == x)
+    cdef Store store = store_for(y, x, streamed)
     cdef double sums[4]
     cdef floating mean_hi, mean_lo, inv_std
-    cdef Py_ssize_t row, kind, parameter, start, size, position, pending = 0
-    cdef Py_ssize_t last = share(lay.rows, thread + 1, threads)
-    for row in range(share(lay.rows, thread, threads), last):
-        position = row * lay.size
-        row_moments(x + position, lay.size, lay.centred, sums)
+    cdef Py_ssize_t row, kind, parameter
+    for row in range(share(lay.rows, thread, threads), share(lay.rows, thread + 1, threads)):
+        row_moments(x + row * lay.size, lay.size, lay.centred, sums)
         for kind in range(3):
             statistics[kind * lay.rows + row] = sums[1 + kind]
         statistics[3 * lay.rows + row] = inverse_std(sums[3] / lay.size, eps)
         see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
         parameter = first_parameter(lay, row)
-        start = 0
-        while start < lay.size:
-            size = lay.size if direct else min(<Py_ssize_t>PIECE, lay.size - start)
-            out = y + position if direct else room_for(size, y, position + start, &buffer[0], &pending, streamed)
-            normalize_part(x + position + start, lay, start, size, mean_hi, mean_lo, inv_std,
-                           gamma + parameter, beta + parameter, out)
-            start += size
-    write_slab(buffer, y + last * lay.size - pending, 0, 1, pending, streamed)
-    if streamed:
-        cbnorm_stream_end()
+        normalize_one_row(x + row * lay.size, lay, mean_hi, mean_lo, inv_std, gamma + parameter, beta + parameter,
+                          y + row * lay.size, store)
+    end_stores(store)
 
 
 cdef void rows_forward(
@@ -151,108 +125,117 @@ cdef void rows_forward(
 # Backward, with dxhat = dout·gamma and sums over the row:
 # dx = (inv_std / size) (size·dxhat - xhat·Σ(dxhat·xhat) - Σ dxhat)
 
-cdef void find_dxhat(
-    const floating *dout,       # IN (size): of the row, from `start` on
-    const Rows *lay, const floating *gamma, Py_ssize_t start, Py_ssize_t size,
-    floating *dxhat,            # OUT (size)
+cdef inline void find_slope(
+    const Rows *lay, double total, double product, floating inv_std, floating *slope, floating *offset
 ) noexcept nogil:
-    cdef Py_ssize_t run, here, end = start + size
-    if lay.inner == 1:
-        multiply(dout, gamma + start, dxhat, size)
-        return
-    while start < end:
-        run = start // lay.inner
-        here = min((run + 1) * lay.inner, end) - start
-        multiply_by_one(dout, gamma[run], dxhat, here)
-        dout += here
-        dxhat += here
-        start += here
+    slope[0] = <floating>(inv_std * product / lay.size)
+    offset[0] = <floating>(total / lay.size if lay.centred else 0)
 
 
-cdef void differentiate_row(
-    const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row,
-    const double *statistics, const floating *gamma, floating *buffer, Py_ssize_t *pending, bint streamed,
+cdef void add_layer_sums(
+    const floating *dout, const floating *x, const Rows *lay, const floating *gamma,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *total,              # INOUT Σ dxhat
+    double *product,            # INOUT Σ dxhat·xhat
 ) noexcept nogil:
-    """A first pass for the row's sums, a second for dx; dxhat lies in memory of its own, a piece at a time."""
+    """Of a row with a gamma for each number."""
     cdef floating dxhat[PIECE]
-    cdef floating *out
-    cdef double total = 0, product = 0
-    cdef floating mean_hi, mean_lo, inv_std, slope, offset
-    cdef Py_ssize_t start = 0, size, position = row * lay.size
-    gamma += first_parameter(lay, row)
-    see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
+    cdef Py_ssize_t start = 0, size
     while start < lay.size:
         size = min(<Py_ssize_t>PIECE, lay.size - start)
-        find_dxhat(dout + position + start, lay, gamma, start, size, &dxhat[0])
-        add_run_gradients(&dxhat[0], x + position + start, size, mean_hi, mean_lo, inv_std, &total, &product)
-        start += size
-    slope = <floating>(inv_std * product / lay.size)
-    offset = <floating>(total / lay.size if lay.centred else 0)
-    start = 0
-    while start < lay.size:
-        size = min(<Py_ssize_t>PIECE, lay.size - start)
-        if lay.size > PIECE:
-            find_dxhat(dout + position + start, lay, gamma, start, size, &dxhat[0])
-        out = room_for(size, dx, position + start, buffer, pending, True) if streamed else dx + position + start
-        input_gradient_run(&dxhat[0], x + position + start, size, mean_hi, mean_lo, inv_std, slope, offset, out)
+        multiply(dout + start, gamma + start, dxhat, size)
+        add_run_gradients(dxhat, x + start, 0, 1, size, mean_hi, mean_lo, inv_std, total, product)
         start += size
 
 
-cdef void add_parameter_gradients(
-    const floating *dout, const floating *x, const Rows *lay, Py_ssize_t row, Py_ssize_t height,
-    const double *statistics,
-    double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat
+cdef void differentiate_layers(
+    const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row, Py_ssize_t height,
+    const double *statistics, const floating *gamma,
+    double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat; or NULL
+    Store store,
 ) noexcept nogil:
-    """Rows row to row + height - 1, at most four."""
+    """Rows row to row + height - 1, at most four, with a gamma for each number."""
     cdef floating mean_hi[4]
     cdef floating mean_lo[4]
     cdef floating inv_std[4]
-    cdef Py_ssize_t i, run, start, parameter
+    cdef floating slope[4]
+    cdef floating offset[4]
+    cdef double total, product
+    cdef Py_ssize_t i, start, parameter
     for i in range(height):
         see_row(statistics, lay, row + i, &mean_hi[i], &mean_lo[i], &inv_std[i])
-    if lay.inner == 1 and lay.groups == 1:
-        add_row_gradients(dout + row * lay.size, x + row * lay.size, lay.size, height, &mean_hi[0], &mean_lo[0],
-                          &inv_std[0], partial, partial + lay.parameters)
-        return
+        if dx != NULL:
+            start = (row + i) * lay.size
+            parameter = first_parameter(lay, row + i)
+            total = product = 0
+            add_layer_sums(dout + start, x + start, lay, gamma + parameter, mean_hi[i], mean_lo[i], inv_std[i],
+                           &total, &product)
+            find_slope(lay, total, product, inv_std[i], &slope[i], &offset[i])
+    if partial != NULL and lay.groups == 1:
+        start = row * lay.size
+        add_row_gradients(dout + start, x + start, lay.size, height, mean_hi, mean_lo, inv_std,
+                          partial, partial + lay.parameters)
     for i in range(height):
-        parameter = first_parameter(lay, row + i)
         start = (row + i) * lay.size
-        if lay.inner == 1:
+        parameter = first_parameter(lay, row + i)
+        if partial != NULL and lay.groups > 1:
             add_row_gradients(dout + start, x + start, lay.size, 1, &mean_hi[i], &mean_lo[i], &inv_std[i],
                               partial + parameter, partial + lay.parameters + parameter)
-        else:
-            for run in range(lay.runs):
-                add_run_gradients(dout + start + run * lay.inner, x + start + run * lay.inner, lay.inner,
-                                  mean_hi[i], mean_lo[i], inv_std[i],
-                                  partial + parameter + run, partial + lay.parameters + parameter + run)
+        if dx != NULL:
+            input_gradient_scaled(dout + start, x + start, lay.size, gamma + parameter, mean_hi[i], mean_lo[i],
+                                  inv_std[i], slope[i], offset[i], dx + start, store)
+
+
+cdef void differentiate_group(
+    const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row,
+    const double *statistics, const floating *gamma,
+    double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat; or NULL
+    Store store,
+) noexcept nogil:
+    """A row with a gamma for each run, so that its sums are made of the runs' sums."""
+    cdef double run_total, run_product, total = 0, product = 0
+    cdef floating mean_hi, mean_lo, inv_std, slope, offset
+    cdef Py_ssize_t run, start, parameter = first_parameter(lay, row)
+    see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
+    for run in range(lay.runs):
+        start = row * lay.size + run * lay.inner
+        run_total = run_product = 0
+        add_run_gradients(
+            dout + start, x + start, 0, 1, lay.inner, mean_hi, mean_lo, inv_std, &run_total, &run_product)
+        total += gamma[parameter + run] * run_total
+        product += gamma[parameter + run] * run_product
+        if partial != NULL:
+            partial[parameter + run] += run_total
+            partial[lay.parameters + parameter + run] += run_product
+    if dx == NULL:
+        return
+    find_slope(lay, total, product, inv_std, &slope, &offset)
+    for run in range(lay.runs):
+        start = row * lay.size + run * lay.inner
+        input_gradient_run(dout + start, x + start, lay.inner, mean_hi, mean_lo, gamma[parameter + run], inv_std,
+                           slope, offset, dx + start, store)
 
 
 cdef void backward_rows(
     const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
     const double *statistics, double *partial, bint streamed, int thread, int threads,
 ) noexcept nogil:
-    cdef floating buffer[PIECE]
-    cdef double *sums
-    cdef Py_ssize_t chunk, row, last, i, height, pending = 0
+    cdef Store store = store_for(dx, dout, streamed)
+    cdef double *sums = NULL
+    cdef Py_ssize_t chunk, row, last
     for chunk in range(share(lay.chunks, thread, threads), share(lay.chunks, thread + 1, threads)):
-        row = chunk * lay.chunk
-        last = min(lay.rows, row + lay.chunk)
-        sums = partial + chunk * 2 * lay.parameters
+        last = min(lay.rows, (chunk + 1) * lay.chunk)
         if partial != NULL:
+            sums = partial + chunk * 2 * lay.parameters
             memset(sums, 0, 2 * lay.parameters * sizeof(double))
-        while row < last:
-            height = min(<Py_ssize_t>4, last - row)
-            if partial != NULL:
-                add_parameter_gradients(dout, x, lay, row, height, statistics, sums)
-            if dx != NULL:
-                for i in range(row, row + height):
-                    differentiate_row(dout, x, dx, lay, i, statistics, gamma, &buffer[0], &pending, streamed)
-            row += height
-        if pending > 0:
-            write_slab(buffer, dx + last * lay.size - pending, 0, 1, pending, streamed)
-            pending = 0
-    if streamed:
-        cbnorm_stream_end()
+        if lay.inner > 1:
+            for row in range(chunk * lay.chunk, last):
+                differentiate_group(dout, x, dx, lay, row, statistics, gamma, sums, store)
+        else:
+            for row in range(chunk * lay.chunk, last, 4):
+                differentiate_layers(dout, x, dx, lay, row, min(<Py_ssize_t>4, last - row), statistics, gamma, sums,
+                                     store)
+    end_stores(store)
 
 
 cdef void merge_parameter_gradients(

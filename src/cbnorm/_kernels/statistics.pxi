@@ -1,23 +1,23 @@
 # Count, mean and M2 (the sum of squared deviations from the mean) of tiles of numbers.
 #
 # Design
-# A. The unit of work is a tile or a run. A tile is `height` rows of `width` numbers, `stride` numbers apart,
-#    at most BLOCK x TILE, with one mean a column or one in all. A run is up to PIECE neighbouring numbers.
+# A. The unit of work is a tile, `height` rows of `width` numbers, `stride` apart, at most BLOCK x TILE, with a
+#    mean for each column; or a number of runs of neighbouring numbers, at most PIECE in all, with one mean.
 # B. Each is read once, centred on a pivot taken from itself:
 #        M2 = Σ(x - pivot)² - count (mean - pivot)²
-#    The pivot is a row of the tile, or the mean of its first numbers. So count (mean - pivot)² is at most
+#    The pivot is a row of the tile, or the mean of the first numbers. So count (mean - pivot)² is at most
 #    BLOCK times M2 whatever the data, and the subtraction costs at most 7 of float64's 53 bits.
 # C. Parts merge by Chan's formula. A mean is the unevaluated sum mean + mean_lo: at 1e6 standard
 #    deviations one float64 would leave errors of 1e-10 in y.
 # D. Four rows are added at a time: a column's sums are loaded and stored once for four numbers, and the
-#    loop over columns vectorizes without reordering any sum, so every build gives the same bits. A run is
+#    loop over columns vectorizes without reordering any sum, so every build gives the same bits. Runs are
 #    seen as rows of LANES numbers.
 
 cdef enum:
     TILE = 256      # most columns of a tile
     BLOCK = 128     # most rows of a tile
     LANES = 32      # independent sums along a run: enough for every build's vectors
-    PIECE = 4096    # most numbers of a run that are centred together
+    PIECE = 4096    # most numbers of runs that are centred together
 
 
 cdef inline const floating *offset(const floating *values, Py_ssize_t start) noexcept nogil:
@@ -138,46 +138,8 @@ cdef void column_moments(
         centre(one_by_count, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
 
 
-cdef double sum_in_place(double *values, Py_ssize_t size) noexcept nogil:
-    """The sum, by halving: a fixed order that vectorizes. The values are used up."""
-    cdef Py_ssize_t j, half
-    while size > 1:
-        half = (size + 1) // 2
-        for j in range(size - half):
-            values[j] += values[half + j]
-        size = half
-    return values[0]
-
-
-cdef void tile_moments(
-    const floating *x,                  # IN (height, width)
-    Py_ssize_t stride,
-    Py_ssize_t height,                  # 1 to BLOCK
-    Py_ssize_t width,                   # at most TILE
-    double *mean,                       # OUT
-    double *mean_lo,                    # OUT
-    double *m2,                         # OUT
-) noexcept nogil:
-    """The moments of a whole tile; the pivot is the mean of its first row."""
-    cdef double pivot[TILE]
-    cdef double total[TILE]
-    cdef double squares[TILE]
-    cdef double first = x[0], common
-    cdef Py_ssize_t j
-    for j in range(width):              # from the first value, so that equal values give themselves
-        total[j] = x[j] - first
-    common = first + sum_in_place(total, width) / width
-    for j in range(width):
-        pivot[j] = common
-        total[j] = 0
-        squares[j] = 0
-    add_deviations(x, stride, height, width, pivot, total, squares)
-    centre(1.0 / (height * width), common, sum_in_place(total, width), sum_in_place(squares, width),
-           mean, mean_lo, m2)
-
-
 cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
-    """`sum_in_place` for LANES values, unrolled."""
+    """By halving: a fixed order that vectorizes."""
     cdef double sixteen[16]
     cdef double eight[8]
     cdef Py_ssize_t k
@@ -188,47 +150,93 @@ cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
     return (((eight[0] + eight[4]) + (eight[2] + eight[6])) + ((eight[1] + eight[5]) + (eight[3] + eight[7])))
 
 
+cdef inline void add_lanes(
+    const floating *restrict x,         # IN (height, LANES)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    double pivot,
+    double *restrict total,             # INOUT (LANES) Σ(x - pivot)
+    double *restrict squares,           # INOUT (LANES) Σ(x - pivot)²
+) noexcept nogil:
+    cdef Py_ssize_t i, k
+    cdef const floating *row
+    cdef double a, b, c, d
+    for i in range(height // 4):
+        row = x + 4 * i * stride
+        for k in range(LANES):
+            a = row[k] - pivot
+            b = row[stride + k] - pivot
+            c = row[2 * stride + k] - pivot
+            d = row[3 * stride + k] - pivot
+            total[k] += (a + b) + (c + d)
+            squares[k] += (a * a + b * b) + (c * c + d * d)
+    for i in range(height // 4 * 4, height):
+        row = x + i * stride
+        for k in range(LANES):
+            a = row[k] - pivot
+            total[k] += a
+            squares[k] += a * a
+
+
+cdef inline void add_left_over(
+    const floating *restrict x,         # IN (height, size)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t size,
+    double pivot,
+    double *restrict total,             # INOUT (LANES) Σ(x - pivot)
+    double *restrict squares,           # INOUT (LANES) Σ(x - pivot)²
+) noexcept nogil:
+    """The last size % LANES numbers of each run: as whole lanes, of which the first are in the sums already."""
+    cdef Py_ssize_t i, k, counted = LANES - size % LANES
+    cdef const floating *row
+    cdef double a
+    for i in range(height):
+        row = x + i * stride
+        if size > LANES:
+            row += size - LANES
+            for k in range(LANES):
+                a = row[k]
+                a = a - pivot if k >= counted else 0
+                total[k] += a
+                squares[k] += a * a
+        else:
+            for k in range(size):
+                a = row[k] - pivot
+                total[k] += a
+                squares[k] += a * a
+
+
 cdef void run_moments(
-    const floating *x,                  # IN (size)
-    Py_ssize_t size,                    # 1 to PIECE
+    const floating *x,                  # IN (height, size)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t size,
     bint centred,                       # false: the mean is taken to be 0, and m2 is Σ x²
     double *mean,                       # OUT
     double *mean_lo,                    # OUT
     double *m2,                         # OUT
 ) noexcept nogil:
-    """The moments of neighbouring numbers; the pivot is the first, or the mean of the first LANES."""
+    """The moments of all numbers of `height` runs, together 1 to PIECE."""
     cdef double total[LANES]
     cdef double squares[LANES]
-    cdef double pivot = x[0] if centred else 0, a, b, c, d
-    cdef Py_ssize_t i, k, rows = size // LANES
-    cdef const floating *row
+    cdef double pivot = x[0] if centred else 0
+    cdef Py_ssize_t k, first = min(size, <Py_ssize_t>LANES), whole = size // LANES
     for k in range(LANES):
         total[k] = 0
         squares[k] = 0
-    if centred and size > BLOCK:        # the mean of more numbers keeps the bound of B
-        for k in range(LANES):
+    if centred and height * size > BLOCK:       # the mean of more numbers keeps the bound of B
+        for k in range(first):
             squares[k] = x[k] - pivot
-        pivot += sum_of_lanes(squares) / LANES
-        for k in range(LANES):
+        pivot += sum_of_lanes(squares) / first
+        for k in range(first):
             squares[k] = 0
-    for i in range(rows // 4):
-        row = x + 4 * i * LANES
-        for k in range(LANES):
-            a = row[k] - pivot
-            b = row[LANES + k] - pivot
-            c = row[2 * LANES + k] - pivot
-            d = row[3 * LANES + k] - pivot
-            total[k] += (a + b) + (c + d)
-            squares[k] += (a * a + b * b) + (c * c + d * d)
-    for i in range(rows // 4 * 4, rows):
-        row = x + i * LANES
-        for k in range(LANES):
-            a = row[k] - pivot
-            total[k] += a
-            squares[k] += a * a
-    row = x + rows * LANES
-    for k in range(size % LANES):
-        a = row[k] - pivot
-        total[k] += a
-        squares[k] += a * a
-    centre(1.0 / size, pivot, sum_of_lanes(total) if centred else 0, sum_of_lanes(squares), mean, mean_lo, m2)
+    if height == 1:
+        add_lanes(x, LANES, whole, pivot, total, squares)
+    else:
+        for k in range(whole):
+            add_lanes(x + k * LANES, stride, height, pivot, total, squares)
+    if size % LANES:
+        add_left_over(x, stride, height, size, pivot, total, squares)
+    centre(1.0 / (height * size), pivot, sum_of_lanes(total) if centred else 0, sum_of_lanes(squares),
+           mean, mean_lo, m2)

@@ -1,0 +1,45 @@
+# How results are stored. Every loop that writes an array computes `stretch(...)` numbers at a time: all of
+# them where they go straight to memory, else BURST numbers, which stay in registers until all are computed.
+
+from libc.string cimport memcpy
+
+cdef extern from "stream.h" nogil:
+    size_t cbnorm_to_line(const void *address)
+    void cbnorm_stream(void *to, const void *values, size_t size)
+    void cbnorm_stream_end()
+
+cdef enum:
+    BURST = 32          # numbers: whole cache lines
+
+cdef enum Store:
+    DIRECT
+    IN_PLACE            # the output is the input: the compiler must not take them to be apart
+    STREAMED            # past the caches
+
+
+cdef inline Store store_for(const void *output, const void *values, bint streamed) noexcept nogil:
+    """Input that is overwritten is in the cache already, so nothing is won past it."""
+    return IN_PLACE if output == values else STREAMED if streamed else DIRECT
+
+
+cdef inline Py_ssize_t stretch(const floating *output, Py_ssize_t left, Store store) noexcept nogil:
+    """How many of the `left` numbers to compute next: BURST of them go through `put`, others straight to memory."""
+    cdef Py_ssize_t ahead = 0
+    if store == DIRECT:
+        return left
+    if store == STREAMED:
+        ahead = cbnorm_to_line(output) // sizeof(floating)
+    return min(left, ahead if ahead > 0 else <Py_ssize_t>BURST)
+
+
+cdef inline void put(floating *output, const floating *burst, Store store) noexcept nogil:
+    """BURST numbers."""
+    if store == STREAMED:
+        cbnorm_stream(output, burst, BURST * sizeof(floating))
+    else:
+        memcpy(output, burst, BURST * sizeof(floating))
+
+
+cdef inline void end_stores(Store store) noexcept nogil:
+    if store == STREAMED:
+        cbnorm_stream_end()
