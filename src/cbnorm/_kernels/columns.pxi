@@ -8,7 +8,6 @@
 # C. A thread takes the same tasks in the second pass as in the first, last one first: what it read last is
 #    still in its cache. Neighbouring tiles make a strip then, which is written in the order of memory.
 
-from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -84,11 +83,6 @@ cdef inline Py_ssize_t strip_before(const Columns *lay, Py_ssize_t first, Py_ssi
     return max(first, max(last - STRIP, (last - 1) // lay.tiles * lay.tiles))
 
 
-cdef inline Py_ssize_t share(Py_ssize_t work, Py_ssize_t thread, Py_ssize_t threads) noexcept nogil:
-    """Where a thread's share of the work begins; it ends where the next thread's begins."""
-    return work * thread // threads
-
-
 # Forward
 
 cdef void collect_columns(
@@ -152,10 +146,8 @@ cdef void repeat_factors(const Columns *lay, floating *factors, int kinds) noexc
 
 cdef void prepare_columns_forward(
     const Columns *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta, double *partial, floating *factors, int thread, int threads,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    cdef Py_ssize_t first = share(lay.channels, thread, threads)
-    cdef Py_ssize_t last = share(lay.channels, thread + 1, threads)
     if channels.m2 == NULL:
         use_given(channels, moving, first, last)
     else:
@@ -187,6 +179,29 @@ cdef void normalize_columns(
     end_stores(store)
 
 
+cdef inline Py_ssize_t first_channel(const Columns *lay, int thread, int threads) noexcept nogil:
+    """Where a thread's channels begin between the passes: one thread does all where they are folded."""
+    if lay.fold > 1:
+        return 0 if thread == 0 else lay.channels
+    return share(lay.channels, thread, threads)
+
+
+cdef void columns_forward_share(
+    const floating *x, floating *y, const Columns *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t first = first_channel(lay, thread, threads), last = first_channel(lay, thread + 1, threads)
+    if channels.m2 != NULL:
+        collect_columns(x, lay, thread, threads, partial)
+        barrier(threads)
+    if first < last:
+        prepare_columns_forward(lay, channels, moving, gamma, beta, partial, factors, first, last)
+    barrier(threads)
+    if y != NULL:
+        normalize_columns(x, y, lay, factors, streamed, thread, threads)
+
+
 cdef void columns_forward(
     const floating *x,          # IN (rows, channels)
     floating *y,                # OUT (rows, channels); may be x; NULL: only the statistics are wanted
@@ -194,27 +209,15 @@ cdef void columns_forward(
     const floating *gamma, const floating *beta,
     double *partial, floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef int thread, few = threads if lay.fold == 1 else 1
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if channels.m2 != NULL:
-            for thread in prange(threads, schedule="static", chunksize=1):
-                collect_columns(x, lay, thread, threads, partial)
-        for thread in prange(few, schedule="static", chunksize=1):
-            prepare_columns_forward(lay, channels, moving, gamma, beta, partial, factors, thread, few)
-        if y != NULL:
-            for thread in prange(threads, schedule="static", chunksize=1):
-                normalize_columns(x, y, lay, factors, streamed, thread, threads)
+    if threads == 1:
+        columns_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, 0, 1)
+        return
+    with parallel(num_threads=threads):
+        columns_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed,
+                              threadid(), cbnorm_team_size())
 
 
 # Backward
-
-cdef void prepare_columns_xhat(
-    const Columns *lay, const Channels *channels, floating *factors, int thread, int threads
-) noexcept nogil:
-    prepare_xhat(channels, factors, lay.width, share(lay.channels, thread, threads),
-                 share(lay.channels, thread + 1, threads))
-    repeat_factors(lay, factors, 3)
-
 
 cdef void collect_columns_gradients(
     const floating *dout, const floating *x, const Columns *lay, const floating *factors, int thread, int threads,
@@ -242,11 +245,9 @@ cdef void add_columns(double *restrict total, const double *restrict other, Py_s
 
 cdef void prepare_columns_backward(
     const Columns *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
-    double *partial, floating *factors, int thread, int threads,
+    double *partial, floating *factors, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     cdef Py_ssize_t chunk, fold, kind, right, width = lay.width
-    cdef Py_ssize_t first = share(lay.channels, thread, threads)
-    cdef Py_ssize_t last = share(lay.channels, thread + 1, threads)
     if partial != NULL:
         for kind in range(2):
             for chunk in range(1, lay.chunks + (lay.tail > 0)):
@@ -281,6 +282,30 @@ cdef void differentiate_columns(
     end_stores(store)
 
 
+cdef void columns_backward_share(
+    const floating *dout, const floating *x, floating *dx, const Columns *lay, const Channels *channels,
+    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors, bint streamed,
+    int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t first = first_channel(lay, thread, threads), last = first_channel(lay, thread + 1, threads)
+    if partial != NULL:
+        if first < last:
+            prepare_xhat(channels, factors, lay.width, first, last)
+            repeat_factors(lay, factors, 3)
+        barrier(threads)
+        collect_columns_gradients(dout, x, lay, factors, thread, threads, partial)
+        barrier(threads)
+    if first < last:
+        prepare_columns_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, last)
+    barrier(threads)
+    if dx == NULL:
+        return
+    if channels.m2 != NULL:
+        differentiate_columns(dout, x, dx, lay, factors, streamed, thread, threads)
+    else:
+        normalize_columns(dout, dx, lay, factors, streamed, thread, threads)
+
+
 cdef void columns_backward(
     const floating *dout,       # IN (rows, channels)
     const floating *x,          # IN (rows, channels); NULL: dgamma is not wanted
@@ -289,18 +314,9 @@ cdef void columns_backward(
     double *partial,            # NULL: no sums are wanted
     floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef int thread, few = threads if lay.fold == 1 else 1
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if partial != NULL:
-            for thread in prange(few, schedule="static", chunksize=1):
-                prepare_columns_xhat(lay, channels, factors, thread, few)
-            for thread in prange(threads, schedule="static", chunksize=1):
-                collect_columns_gradients(dout, x, lay, factors, thread, threads, partial)
-        for thread in prange(few, schedule="static", chunksize=1):
-            prepare_columns_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, thread, few)
-        if dx != NULL:
-            for thread in prange(threads, schedule="static", chunksize=1):
-                if channels.m2 != NULL:
-                    differentiate_columns(dout, x, dx, lay, factors, streamed, thread, threads)
-                else:
-                    normalize_columns(dout, dx, lay, factors, streamed, thread, threads)
+    if threads == 1:
+        columns_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, 0, 1)
+        return
+    with parallel(num_threads=threads):
+        columns_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed,
+                               threadid(), cbnorm_team_size())

@@ -10,6 +10,7 @@ from cbnorm._cpu import last_level_cache
 
 cnp.import_array()
 
+include "team.pxi"
 include "store.pxi"
 include "statistics.pxi"
 include "normalize.pxi"
@@ -18,16 +19,6 @@ include "channels.pxi"
 include "columns.pxi"
 include "planes.pxi"
 include "rows.pxi"
-
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #define CBNORM_OPENMP 1
-    #else
-    #define CBNORM_OPENMP 0
-    #endif
-    """
-    const bint CBNORM_OPENMP
 
 openmp = bool(CBNORM_OPENMP)
 

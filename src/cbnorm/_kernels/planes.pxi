@@ -155,6 +155,25 @@ cdef inline bint is_fused(const Planes *lay, size_t itemsize, int threads) noexc
             and lay.outer * lay.inner * <Py_ssize_t>itemsize <= FUSED_BYTES)
 
 
+cdef void planes_forward_share(
+    const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed, bint fused,
+    int thread, int threads,
+) noexcept nogil:
+    if fused:
+        forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, thread, threads)
+        return
+    if channels.m2 != NULL:
+        collect_planes(x, lay, partial, thread, threads)
+        barrier(threads)
+    prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
+                           share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
+    barrier(threads)
+    if y != NULL:
+        normalize_span(x, y, lay, factors, streamed, share(lay.size, thread, threads),
+                       share(lay.size, thread + 1, threads))
+
+
 cdef void planes_forward(
     const floating *x,          # IN (outer, channels, inner)
     floating *y,                # OUT (outer, channels, inner); may be x; NULL: only the statistics are wanted
@@ -162,22 +181,13 @@ cdef void planes_forward(
     const floating *gamma, const floating *beta,
     double *partial, floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef int thread
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if channels.m2 != NULL and y != NULL and is_fused(lay, sizeof(floating), threads):
-            for thread in prange(threads, schedule="static", chunksize=1):
-                forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, thread, threads)
-        else:
-            if channels.m2 != NULL:
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    collect_planes(x, lay, partial, thread, threads)
-            for thread in prange(threads, schedule="static", chunksize=1):
-                prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
-                                       share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
-            if y != NULL:
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    normalize_span(x, y, lay, factors, streamed, share(lay.size, thread, threads),
-                                   share(lay.size, thread + 1, threads))
+    cdef bint fused = channels.m2 != NULL and y != NULL and is_fused(lay, sizeof(floating), threads)
+    if threads == 1:
+        planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused, 0, 1)
+        return
+    with parallel(num_threads=threads):
+        planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused,
+                             threadid(), cbnorm_team_size())
 
 
 # Backward
@@ -268,6 +278,32 @@ cdef void backward_fused(
             differentiate_span(dout, x, dx, lay, factors, streamed, start, start + lay.inner)
 
 
+cdef void planes_backward_share(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
+    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
+    bint streamed, bint fused, int thread, int threads,
+) noexcept nogil:
+    cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
+    if fused:
+        backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, thread, threads)
+        return
+    if partial != NULL:
+        prepare_xhat(channels, factors, lay.channels, first, last)
+        barrier(threads)
+        collect_planes_gradients(dout, x, lay, factors, partial, thread, threads)
+        barrier(threads)
+    prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, last)
+    barrier(threads)
+    if dx == NULL:
+        return
+    first = share(lay.size, thread, threads)
+    last = share(lay.size, thread + 1, threads)
+    if channels.m2 != NULL:
+        differentiate_span(dout, x, dx, lay, factors, streamed, first, last)
+    else:
+        normalize_span(dout, dx, lay, factors, streamed, first, last)
+
+
 cdef void planes_backward(
     const floating *dout,       # IN (outer, channels, inner)
     const floating *x,          # IN (outer, channels, inner); NULL: dgamma is not wanted
@@ -276,27 +312,10 @@ cdef void planes_backward(
     double *partial,            # NULL: no sums are wanted
     floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef int thread
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        if channels.m2 != NULL and dx != NULL and is_fused(lay, 2 * sizeof(floating), threads):
-            for thread in prange(threads, schedule="static", chunksize=1):
-                backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed,
-                               thread, threads)
-        else:
-            if partial != NULL:
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    prepare_xhat(channels, factors, lay.channels, share(lay.channels, thread, threads),
-                                 share(lay.channels, thread + 1, threads))
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    collect_planes_gradients(dout, x, lay, factors, partial, thread, threads)
-            for thread in prange(threads, schedule="static", chunksize=1):
-                prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors,
-                                        share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
-            if dx != NULL:
-                for thread in prange(threads, schedule="static", chunksize=1):
-                    if channels.m2 != NULL:
-                        differentiate_span(dout, x, dx, lay, factors, streamed, share(lay.size, thread, threads),
-                                           share(lay.size, thread + 1, threads))
-                    else:
-                        normalize_span(dout, dx, lay, factors, streamed, share(lay.size, thread, threads),
-                                       share(lay.size, thread + 1, threads))
+    cdef bint fused = channels.m2 != NULL and dx != NULL and is_fused(lay, 2 * sizeof(floating), threads)
+    if threads == 1:
+        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused, 0, 1)
+        return
+    with parallel(num_threads=threads):
+        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused,
+                              threadid(), cbnorm_team_size())

@@ -116,10 +116,11 @@ cdef void rows_forward(
     double *statistics,         # OUT (4, rows)
     bint streamed, int threads,
 ) noexcept nogil:
-    cdef int thread
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        for thread in prange(threads, schedule="static", chunksize=1):
-            forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, thread, threads)
+    if threads == 1:
+        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, 0, 1)
+        return
+    with parallel(num_threads=threads):
+        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, threadid(), cbnorm_team_size())
 
 
 # Backward, with dxhat = dout·gamma and sums over the row:
@@ -249,6 +250,17 @@ cdef void merge_parameter_gradients(
     finish_gradients(partial, partial + lay.parameters, dgamma, dbeta, first, last)
 
 
+cdef void rows_backward_share(
+    const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
+    floating *dgamma, floating *dbeta, const double *statistics, double *partial, bint streamed,
+    int thread, int threads,
+) noexcept nogil:
+    backward_rows(dout, x, dx, lay, gamma, statistics, partial, streamed, thread, threads)
+    if partial != NULL:
+        barrier(threads)
+        merge_parameter_gradients(lay, partial, dgamma, dbeta, thread, threads)
+
+
 cdef void rows_backward(
     const floating *dout,       # IN (rows, runs, inner)
     const floating *x,          # IN (rows, runs, inner)
@@ -261,10 +273,9 @@ cdef void rows_backward(
     double *partial,            # (chunks, 2, groups * runs); NULL: neither dgamma nor dbeta is wanted
     bint streamed, int threads,
 ) noexcept nogil:
-    cdef int thread
-    with parallel(num_threads=threads, use_threads_if=threads > 1):
-        for thread in prange(threads, schedule="static", chunksize=1):
-            backward_rows(dout, x, dx, lay, gamma, statistics, partial, streamed, thread, threads)
-        if partial != NULL:
-            for thread in prange(threads, schedule="static", chunksize=1):
-                merge_parameter_gradients(lay, partial, dgamma, dbeta, thread, threads)
+    if threads == 1:
+        rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed, 0, 1)
+        return
+    with parallel(num_threads=threads):
+        rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed,
+                            threadid(), cbnorm_team_size())
