@@ -15,11 +15,26 @@ cimport numpy as cnp
 cnp.import_array()
 
 FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
+cdef object ndarray = np.ndarray
+
+
+cdef inline bint has_dtype(object array, object dtype):
+    """Whether an ndarray has this very dtype object, as all arrays of NumPy's own types do."""
+    return <void *>cnp.PyArray_DESCR(<cnp.ndarray>array) == <void *>dtype
+
+
+cdef inline bint is_vector(object value, Py_ssize_t size, object dtype):
+    """Whether a value is a plain array of this length that the kernels can read as it is."""
+    return (
+        type(value) is ndarray and cnp.PyArray_NDIM(<cnp.ndarray>value) == 1
+        and cnp.PyArray_DIM(<cnp.ndarray>value, 0) == size and has_dtype(value, dtype)
+        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
+    )
 
 
 def as_numbers(name, value):
     """Any array or nested sequence of real numbers as an ndarray, not copied if it is one."""
-    if type(value) is np.ndarray and (value.dtype is FLOAT32 or value.dtype is FLOAT64):
+    if type(value) is ndarray and (has_dtype(value, FLOAT32) or has_dtype(value, FLOAT64)):
         return value
     if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill or drop its values)")
@@ -47,14 +62,23 @@ def as_array(x, least_ndim):
 
 def room_for(out, values, given, result_dtype):
     """Where results go: `out` if it has the dtype of the computation, a copy made of the input, or new memory."""
-    if out is not None and result_dtype == values.dtype:
+    cdef cnp.ndarray array = values
+    if out is not None and (has_dtype(array, result_dtype) or array.dtype == result_dtype):
         return out
-    return np.empty(values.shape, values.dtype) if values is given else values
+    if values is not given:
+        return values
+    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array), 0)
+
+
+def statistics_for(Py_ssize_t count):
+    """Room for mean, mean_lo, m2 and inv_std of so many channels or rows."""
+    cdef cnp.npy_intp[2] shape = [4, count]
+    return cnp.PyArray_EMPTY(2, shape, cnp.NPY_DOUBLE, 0)
 
 
 def as_result(values, dtype, out):
     """Computed values in the dtype of the results, and in `out` if there is one."""
-    if values.dtype == dtype:
+    if has_dtype(values, dtype) or values.dtype == dtype:
         return values
     if out is None:
         return values.astype(dtype)
@@ -77,7 +101,7 @@ def float_dtypes(array):
 
 def contiguous(cnp.ndarray array not None, cnp.dtype dtype not None):
     """The array itself if the kernels can read it as it is, else a copy that is the caller's to overwrite."""
-    if <void *>cnp.PyArray_DESCR(array) == <void *>dtype and cnp.PyArray_ISCARRAY_RO(array):
+    if has_dtype(array, dtype) and cnp.PyArray_ISCARRAY_RO(array):
         return array
     return np.array(array, dtype=dtype, order="C", subok=False)
 
@@ -110,7 +134,20 @@ def check_shape(name, value, shape):
 
 def check_parameter(name, value, shape, dtype):
     """`gamma` or `beta` in the dtype of the computation; None stays None."""
-    return None if value is None else contiguous(check_shape(name, value, shape), dtype)
+    if value is None or (len(shape) == 1 and is_vector(value, shape[0], dtype)):
+        return value
+    return contiguous(check_shape(name, value, shape), dtype)
+
+
+def copy_moving(name, value, Py_ssize_t channels, bint needed):
+    """A moving average as a new float64 array; None stays None where it is not needed."""
+    if is_vector(value, channels, FLOAT64):
+        return cnp.PyArray_NewCopy(value, cnp.NPY_CORDER)
+    if value is not None:
+        return check_shape(name, value, (channels,)).astype(FLOAT64)
+    if needed:
+        raise ValueError(f"{name}: expected an array of shape ({channels},) in test mode, got None")
+    return None
 
 
 def check_number(name, value, low, high):
@@ -154,31 +191,29 @@ def check_need(need, names):
     return wanted
 
 
-def check_out(out, shape, dtype, may_be, inputs):
-    """An array for the results. It may be the input named `may_be`, and overlap no other."""
-    if out is None:
-        return None
-    if type(out) is not np.ndarray and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not None):
+    """An array for the results. It may be the input named `may_be`, and overlap none of the others."""
+    cdef Py_ssize_t i
+    if not isinstance(out, cnp.ndarray) or (type(out) is not ndarray and isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out: expected an array without a mask, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
-    if out.dtype != dtype:
+    if not (has_dtype(out, dtype) or out.dtype == dtype):
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
-    flags = out.flags
-    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+    if not cnp.PyArray_ISBEHAVED(out) or not cnp.PyArray_IS_C_CONTIGUOUS(out):
         raise ValueError(
             "out: expected a C-contiguous, aligned and writeable array, "
-            f"got strides {out.strides}, aligned {flags.aligned}, writeable {flags.writeable}"
+            f"got strides {out.strides}, aligned {out.flags.aligned}, writeable {out.flags.writeable}"
         )
-    for name, array in inputs.items():
+    for i in range(len(inputs)):
+        array = inputs[i]
         if array is None or is_apart(out, array) or not np.shares_memory(out, array):
             continue
-        if name == may_be and same_memory(out, array):
+        if names[i] == may_be and same_memory(out, array):
             continue
         raise ValueError(
-            f"out: expected memory of its own{f' or {may_be} itself' if may_be else ''}, got some of {name}"
+            f"out: expected memory of its own{f' or {may_be} itself' if may_be else ''}, got some of {names[i]}"
         )
-    return out
 
 
 cdef bint is_apart(cnp.ndarray a, b):
@@ -192,13 +227,13 @@ cdef bint is_apart(cnp.ndarray a, b):
     return first + cnp.PyArray_NBYTES(a) <= second or second + cnp.PyArray_NBYTES(<cnp.ndarray>b) <= first
 
 
-def same_memory(a, b):
+def same_memory(cnp.ndarray a not None, cnp.ndarray b not None):
     """Whether two arrays are the same numbers in the same place."""
     return a is b or (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and a.strides == b.strides
-        and cnp.PyArray_DATA(<cnp.ndarray>a) == cnp.PyArray_DATA(<cnp.ndarray>b)
+        cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b)
+        and a.dtype == b.dtype
+        and (<object>a).shape == (<object>b).shape
+        and (<object>a).strides == (<object>b).strides
     )
 
 

@@ -20,6 +20,7 @@ from cbnorm._arrays import (
     contiguous,
     float_dtypes,
     room_for,
+    statistics_for,
 )
 from cbnorm._threads import get_num_threads
 
@@ -92,10 +93,10 @@ def forward(
     kernel_beta = check_parameter("beta", beta, layout.parameter_shape, compute_dtype)
     eps = check_eps(eps)
     if out is not None:
-        check_out(out, x.shape, result_dtype, None, {"x": x, "gamma": gamma, "beta": beta})
+        check_out(out, x.shape, result_dtype, None, ("x", "gamma", "beta"), (x, gamma, beta))
     values = contiguous(x, compute_dtype)
     y = room_for(out, values, x, result_dtype)
-    statistics = np.empty((4, layout.rows))
+    statistics = statistics_for(layout.rows)
     if x.size:
         if kernel_gamma is None:
             kernel_gamma = np.ones(layout.parameter_shape, compute_dtype)
@@ -131,7 +132,7 @@ def backward(
     if out is not None:
         if not want_dx:
             raise ValueError("out: expected None where need says that dx is not wanted, got an array")
-        check_out(out, x.shape, result_dtype, "dout", {"dout": dout, "x": x, "gamma": cache.gamma})
+        check_out(out, x.shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, x, cache.gamma))
     values = contiguous(dout, compute_dtype)
     dx = room_for(out, values, dout, result_dtype) if want_dx else None
     sums = [np.empty(layout.parameter_shape, compute_dtype) if want else None for want in want_parameters]

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import (
-    FLOAT64,
     any_negative,
     as_array,
     as_numbers,
@@ -21,14 +20,17 @@ from cbnorm._arrays import (
     check_number,
     check_out,
     check_parameter,
-    check_shape,
     contiguous,
+    copy_moving,
     float_dtypes,
     room_for,
     same_memory,
     split_shape,
+    statistics_for,
 )
 from cbnorm._threads import get_num_threads
+
+FORWARD_INPUTS = ("x", "gamma", "beta", "moving_mean", "moving_var")
 
 
 class BatchNormCache:
@@ -172,20 +174,20 @@ def batchnorm_forward(
     eps = check_eps(eps)
     momentum = check_number("momentum", momentum, 0.0, 1.0)
     given = check_choice("mode", mode, ("train", "test")) == "test"
-    new_mean = _copy_moving("moving_mean", moving_mean, channels, needed=given)
-    new_var = _copy_moving("moving_var", moving_var, channels, needed=given)
+    new_mean = copy_moving("moving_mean", moving_mean, channels, given)
+    new_var = copy_moving("moving_var", moving_var, channels, given)
     if new_var is not None and any_negative(new_var):
         raise ValueError(f"moving_var: expected no negative number, got {np.nanmin(new_var)}")
     ddof = check_choice("ddof", ddof, (0, 1))
     if ddof == 1 and not given and outer * inner == 1:
         raise ValueError(f"ddof: expected 0 for one value a channel, got 1 with x of shape {shape}")
     if out is not None:
-        inputs = {"x": x, "gamma": gamma, "beta": beta, "moving_mean": moving_mean, "moving_var": moving_var}
-        check_out(out, shape, result_dtype, "x" if given else None, inputs)
+        inputs = (x, gamma, beta, moving_mean, moving_var)
+        check_out(out, shape, result_dtype, "x" if given else None, FORWARD_INPUTS, inputs)
 
     values = contiguous(x, compute_dtype)
     y = room_for(out, values, x, result_dtype)
-    statistics = np.empty((4, channels))
+    statistics = statistics_for(channels)
     if x.size:
         _kernels.active.batchnorm_forward(
             values, y, outer, channels, inner, kernel_gamma, kernel_beta, eps,
@@ -196,14 +198,6 @@ def batchnorm_forward(
     overwritten = given and out is not None and same_memory(out, x)
     cache = BatchNormCache(None if overwritten else x, gamma, statistics, axis, mode, shape, dtypes)
     return as_result(y, result_dtype, out), cache, new_mean, new_var
-
-
-def _copy_moving(name, value, channels, needed):
-    if value is not None:
-        return check_shape(name, value, (channels,)).astype(FLOAT64)
-    if needed:
-        raise ValueError(f"{name}: expected an array of shape ({channels},) in test mode, got None")
-    return None
 
 
 def batchnorm_backward(
@@ -268,7 +262,7 @@ def batchnorm_backward(
     if out is not None:
         if not want_dx:
             raise ValueError("out: expected None where need says that dx is not wanted, got an array")
-        check_out(out, shape, result_dtype, "dout", {"dout": dout, "x": cache.x, "gamma": cache.gamma})
+        check_out(out, shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, cache.x, cache.gamma))
     x = cache._input() if want_dgamma or (want_dx and not given) else None
 
     values = contiguous(dout, compute_dtype)

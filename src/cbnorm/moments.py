@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
-from cbnorm._arrays import as_array, as_numbers, check_axis, contiguous, float_dtypes
+from cbnorm._arrays import as_array, as_numbers, check_axis, contiguous, float_dtypes, statistics_for
 from cbnorm._threads import get_num_threads
 
 
@@ -145,7 +145,7 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
     first, last = (kept[0], kept[-1] + 1) if kept else (0, 0)
     outer, channels, inner = (int(np.prod(part)) for part in (x.shape[:first], shape, x.shape[last:]))
     count = outer * inner
-    statistics = np.empty((4, channels))
+    statistics = statistics_for(channels)
     if x.size:
         _kernels.active.batchnorm_forward(
             contiguous(x, float_dtypes(x)[0]), None, outer, channels, inner, None, None, 0.0,

@@ -11,9 +11,9 @@
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    LEAST_CHUNK = 256   # rows; partial sums then take at most 2.5% of the memory of a float32 array
+    FULL_CHUNK = 256    # rows; partial sums then take at most 2.5% of the memory of a float32 array
+    LEAST_CHUNK = 64    # rows, where there are few: threads that share rows fight over the cache line between them
     MOST_CHUNKS = 64
-    LEAST_TILE = 128    # columns; narrower tiles than TILE where there are few of them
     ENOUGH_TASKS = 8
     STRIP = 8           # most tiles side by side that the second pass goes through together, row by row
 
@@ -27,7 +27,6 @@ cdef struct Columns:
     Py_ssize_t tail     # numbers after them
     Py_ssize_t chunk    # rows of a chunk
     Py_ssize_t chunks   # of whole rows; the tail is one more
-    Py_ssize_t tile     # columns of a tile, but for the last
     Py_ssize_t tiles
     Py_ssize_t tasks
 
@@ -40,13 +39,13 @@ cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels) noexcept nogil:
     lay.width = lay.fold * channels
     lay.height = rows // lay.fold
     lay.tail = lay.longer * channels
-    lay.chunks = min(MOST_CHUNKS, (lay.height + LEAST_CHUNK - 1) // LEAST_CHUNK)
+    lay.tiles = (lay.width + TILE - 1) // TILE
+    lay.chunks = (lay.height + FULL_CHUNK - 1) // FULL_CHUNK
+    if lay.tiles <= ENOUGH_TASKS:
+        lay.chunks = max(lay.chunks, min(<Py_ssize_t>ENOUGH_TASKS, lay.height // LEAST_CHUNK))
+    lay.chunks = min(<Py_ssize_t>MOST_CHUNKS, lay.chunks)
     lay.chunk = (lay.height + lay.chunks - 1) // lay.chunks
     lay.chunks = (lay.height + lay.chunk - 1) // lay.chunk
-    lay.tile = TILE
-    while lay.tile > LEAST_TILE and lay.chunks * (lay.width // lay.tile) < ENOUGH_TASKS:
-        lay.tile //= 2
-    lay.tiles = (lay.width + lay.tile - 1) // lay.tile
     lay.tasks = (lay.chunks + (lay.tail > 0)) * lay.tiles
     return lay
 
@@ -64,7 +63,7 @@ cdef inline Task columns_task(const Columns *lay, Py_ssize_t number, Py_ssize_t 
     cdef Task task
     cdef Py_ssize_t top, right
     task.chunk = number // lay.tiles
-    task.left = number % lay.tiles * lay.tile
+    task.left = number % lay.tiles * TILE
     if task.chunk < lay.chunks:
         top = task.chunk * lay.chunk
         task.height = min(lay.chunk, lay.height - top)
@@ -74,7 +73,7 @@ cdef inline Task columns_task(const Columns *lay, Py_ssize_t number, Py_ssize_t 
         task.height = 1
         right = lay.tail
     task.start = top * lay.width + task.left
-    task.width = max(0, min(tiles * lay.tile, right - task.left))
+    task.width = max(0, min(tiles * TILE, right - task.left))
     return task
 
 
