@@ -1,7 +1,6 @@
 # What this CPU can run: the names of the kernel builds, slowest first.
 
 import os
-from glob import glob
 
 
 cdef extern from *:
@@ -41,22 +40,28 @@ def supported_builds():
 
 
 def last_level_cache():
-    """Bytes of the largest cache that Linux tells of; 8 MiB where none does. ``CBNORM_CACHE_BYTES`` overrides it."""
+    """Bytes of the largest cache, 8 MiB where nothing tells. ``CBNORM_CACHE_BYTES`` overrides it."""
     given = os.environ.get("CBNORM_CACHE_BYTES", "").strip()
     if given:
         if not given.isdecimal():
             raise ValueError(f"CBNORM_CACHE_BYTES: expected a number of bytes, got {given!r}")
         return int(given)
-    sizes = [int(os.sysconf(name)) for name in ("SC_LEVEL2_CACHE_SIZE", "SC_LEVEL3_CACHE_SIZE")
-             if name in os.sysconf_names]
-    sizes += map(_kilobytes, glob("/sys/devices/system/cpu/cpu0/cache/index*/size"))     # where sysconf says 0
-    return max(sizes, default=0) or 8 << 20
+    return max(_cache_bytes(2), _cache_bytes(3)) or 8 << 20
 
 
-def _kilobytes(path):
-    """Read a size as the kernel writes it, ``32768K``."""
+def core_cache():
+    """Bytes of the largest cache that a core has to itself, 256 KiB where nothing tells."""
+    return _cache_bytes(2) or 256 << 10
+
+
+def _cache_bytes(level):
+    """What the C library says of a level, or the kernel where that says 0, as glibc 2.36 does of new processors."""
+    name = f"SC_LEVEL{level}_CACHE_SIZE"
+    size = int(os.sysconf(name)) if name in getattr(os, "sysconf_names", ()) else 0
+    if size > 0:
+        return size
     try:
-        with open(path) as file:
+        with open(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") as file:
             return int(file.read().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
         return 0

@@ -60,6 +60,7 @@ cdef inline void add_gradient_lanes(
     const floating *restrict x,         # IN (height, LANES), or NULL: only dout is summed
     Py_ssize_t stride,
     Py_ssize_t height,
+    Py_ssize_t skip,                    # the first lanes do not count
     floating mean_hi, floating mean_lo, floating inv_std,
     double *restrict total,             # INOUT (LANES) Σ dout
     double *restrict product,           # INOUT (LANES) Σ dout·xhat
@@ -71,7 +72,8 @@ cdef inline void add_gradient_lanes(
     for i in range(height // 4):
         grad = dout + 4 * i * stride
         for k in range(LANES):
-            total[k] += (grad[k] + grad[stride + k]) + (grad[2 * stride + k] + grad[3 * stride + k])
+            a = (grad[k] + grad[stride + k]) + (grad[2 * stride + k] + grad[3 * stride + k])
+            total[k] += a if k >= skip else 0
         if x != NULL:
             row = x + 4 * i * stride
             for k in range(LANES):
@@ -79,50 +81,36 @@ cdef inline void add_gradient_lanes(
                 b = grad[stride + k] * normalized_input(row[stride + k], mean_hi, mean_lo, inv_std)
                 c = grad[2 * stride + k] * normalized_input(row[2 * stride + k], mean_hi, mean_lo, inv_std)
                 d = grad[3 * stride + k] * normalized_input(row[3 * stride + k], mean_hi, mean_lo, inv_std)
-                product[k] += (a + b) + (c + d)
+                product[k] += (a + b) + (c + d) if k >= skip else 0
     for i in range(height // 4 * 4, height):
         grad = dout + i * stride
         for k in range(LANES):
-            total[k] += grad[k]
+            a = grad[k]
+            total[k] += a if k >= skip else 0
         if x != NULL:
             row = x + i * stride
             for k in range(LANES):
-                product[k] += grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+                a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+                product[k] += a if k >= skip else 0
 
 
-cdef inline void add_gradients_left_over(
+cdef inline void add_few_gradients(
     const floating *restrict dout,      # IN (height, size)
-    const floating *restrict x,         # IN (height, size), or NULL
+    const floating *restrict x,         # IN (height, size), or NULL: only dout is summed
     Py_ssize_t stride,
     Py_ssize_t height,
-    Py_ssize_t size,
+    Py_ssize_t size,                    # less than LANES
     floating mean_hi, floating mean_lo, floating inv_std,
     double *restrict total,             # INOUT (LANES) Σ dout
     double *restrict product,           # INOUT (LANES) Σ dout·xhat
 ) noexcept nogil:
-    """The last size % LANES numbers of each run: as whole lanes, of which the first are in the sums already."""
-    cdef Py_ssize_t i, k, counted = LANES - size % LANES
-    cdef const floating *row
-    cdef const floating *grad
-    cdef floating a, b
+    cdef Py_ssize_t i, k
     for i in range(height):
-        grad = dout + i * stride
-        row = x + i * stride
-        if size > LANES:
-            for k in range(LANES):
-                a = grad[size - LANES + k]
-                total[k] += a if k >= counted else 0
-            if x != NULL:
-                for k in range(LANES):
-                    a = grad[size - LANES + k]
-                    b = normalized_input(row[size - LANES + k], mean_hi, mean_lo, inv_std)
-                    product[k] += a * b if k >= counted else 0
-        else:
+        for k in range(size):
+            total[k] += dout[i * stride + k]
+        if x != NULL:
             for k in range(size):
-                total[k] += grad[k]
-            if x != NULL:
-                for k in range(size):
-                    product[k] += grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
+                product[k] += dout[i * stride + k] * normalized_input(x[i * stride + k], mean_hi, mean_lo, inv_std)
 
 
 cdef void add_run_gradients(
@@ -143,13 +131,16 @@ cdef void add_run_gradients(
         totals[k] = 0
         products[k] = 0
     if height == 1:
-        add_gradient_lanes(dout, x, LANES, whole, mean_hi, mean_lo, inv_std, totals, products)
+        add_gradient_lanes(dout, x, LANES, whole, 0, mean_hi, mean_lo, inv_std, totals, products)
     else:
         for k in range(whole):
-            add_gradient_lanes(dout + k * LANES, offset(x, k * LANES), stride, height, mean_hi, mean_lo, inv_std,
+            add_gradient_lanes(dout + k * LANES, offset(x, k * LANES), stride, height, 0, mean_hi, mean_lo, inv_std,
                                totals, products)
-    if size % LANES:
-        add_gradients_left_over(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
+    if whole == 0:
+        add_few_gradients(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
+    elif size > whole * LANES:          # the last LANES numbers, of which some were counted
+        add_gradient_lanes(dout + size - LANES, offset(x, size - LANES), stride, height, (whole + 1) * LANES - size,
+                           mean_hi, mean_lo, inv_std, totals, products)
     total[0] += sum_of_lanes(totals)
     product[0] += sum_of_lanes(products)
 

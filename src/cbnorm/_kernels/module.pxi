@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
-from cbnorm._cpu import last_level_cache
+from cbnorm._cpu import core_cache, last_level_cache
 
 cnp.import_array()
 
@@ -35,6 +35,7 @@ cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
 
 
 cdef Py_ssize_t cache_bytes = last_level_cache()
+cdef Py_ssize_t core_cache_bytes = core_cache()
 
 
 def set_cache_bytes(size):

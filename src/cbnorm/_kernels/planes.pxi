@@ -4,12 +4,11 @@
 # A. A channel is cut into parts of at most PIECE numbers: a number of whole runs, or a piece of a long one.
 # B. A task is a chunk of a channel's parts, with sums of its own; chunks depend on the shape alone and
 #    merge in order: the same bits for any number of threads.
-# C. Where a channel fits in a core's cache and there are enough of them, a thread does all of one channel
-#    before the next, so that the second pass reads from cache. Else all channels pass together.
+# C. Where a channel fits in cache and there are enough of them, a thread does all of one channel before the
+#    next, so that the second pass reads from there. Else all channels pass together, in the order of memory.
 
 cdef enum:
     CHUNK = 65536           # numbers of a task
-    FUSED_BYTES = 262144    # a channel up to this size is normalized right after it was read
 
 
 cdef struct Planes:
@@ -104,6 +103,16 @@ cdef void prepare_planes_forward(
         prepare_normalize(channels, gamma, beta, factors, lay.channels, first, last)
 
 
+cdef inline void normalize_plane(
+    const floating *x, floating *y, const Planes *lay, const floating *factors, Py_ssize_t channel, Py_ssize_t size,
+    Store store,
+) noexcept nogil:
+    """Neighbouring numbers of one channel."""
+    cdef Py_ssize_t channels = lay.channels
+    normalize_run(x, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
+                  factors[3 * channels + channel], y, store)
+
+
 cdef void normalize_span(
     const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
     Py_ssize_t first, Py_ssize_t last,
@@ -114,9 +123,7 @@ cdef void normalize_span(
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
         size = min(left, last - first)
-        normalize_run(
-            x + first, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
-            factors[3 * channels + channel], y + first, store)
+        normalize_plane(x + first, y + first, lay, factors, channel, size, store)
         first += size
         left -= size
         if left == 0:
@@ -140,6 +147,7 @@ cdef void forward_fused(
     const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed,
     int thread, int threads,
 ) noexcept nogil:
+    cdef Store store = store_for(y, x, streamed)
     cdef Py_ssize_t channel, chunk, outer, start
     for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
         for chunk in range(lay.chunks):
@@ -147,12 +155,17 @@ cdef void forward_fused(
         prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, channel, channel + 1)
         for outer in range(lay.outer - 1, -1, -1):
             start = (outer * lay.channels + channel) * lay.inner
-            normalize_span(x, y, lay, factors, streamed, start, start + lay.inner)
+            normalize_plane(x + start, y + start, lay, factors, channel, lay.inner, store)
+    end_stores(store)
 
 
-cdef inline bint is_fused(const Planes *lay, size_t itemsize, int threads) noexcept nogil:
-    return (lay.channels >= 2 * threads and lay.inner >= LANES
-            and lay.outer * lay.inner * <Py_ssize_t>itemsize <= FUSED_BYTES)
+cdef inline bint is_fused(const Planes *lay, size_t itemsize, bint streamed, int threads) noexcept nogil:
+    """Whether a channel stays where the second pass gains: in a core's own cache; or in the one they share, where
+    the whole array does not. `itemsize` is that of all arrays which are read."""
+    cdef Py_ssize_t size = lay.outer * lay.inner * itemsize
+    if lay.channels < 2 * threads or lay.inner < LANES:
+        return False
+    return 5 * size <= 4 * core_cache_bytes or (streamed and size * threads <= cache_bytes // 2)
 
 
 cdef void planes_forward_share(
@@ -181,7 +194,7 @@ cdef void planes_forward(
     const floating *gamma, const floating *beta,
     double *partial, floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef bint fused = channels.m2 != NULL and y != NULL and is_fused(lay, sizeof(floating), threads)
+    cdef bint fused = channels.m2 != NULL and y != NULL and is_fused(lay, sizeof(floating), streamed, threads)
     if threads == 1:
         planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused, 0, 1)
         return
@@ -229,6 +242,16 @@ cdef void prepare_planes_backward(
     prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
 
 
+cdef inline void differentiate_plane(
+    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
+    Py_ssize_t channel, Py_ssize_t size, Store store,
+) noexcept nogil:
+    """Neighbouring numbers of one channel."""
+    cdef Py_ssize_t channels = lay.channels
+    input_gradient_run(dout, x, size, factors[channel], factors[channels + channel], 1, factors[2 * channels + channel],
+                       factors[3 * channels + channel], factors[4 * channels + channel], dx, store)
+
+
 cdef void differentiate_span(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
     bint streamed, Py_ssize_t first, Py_ssize_t last,
@@ -239,10 +262,7 @@ cdef void differentiate_span(
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
         size = min(left, last - first)
-        input_gradient_run(
-            dout + first, x + first, size, factors[channel], factors[channels + channel], 1,
-            factors[2 * channels + channel], factors[3 * channels + channel], factors[4 * channels + channel],
-            dx + first, store)
+        differentiate_plane(dout + first, x + first, dx + first, lay, factors, channel, size, store)
         first += size
         left -= size
         if left == 0:
@@ -267,6 +287,7 @@ cdef void backward_fused(
     const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
     bint streamed, int thread, int threads,
 ) noexcept nogil:
+    cdef Store store = store_for(dx, dout, streamed)
     cdef Py_ssize_t channel, chunk, outer, start
     for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
         prepare_xhat(channels, factors, lay.channels, channel, channel + 1)
@@ -275,7 +296,8 @@ cdef void backward_fused(
         prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, channel, channel + 1)
         for outer in range(lay.outer - 1, -1, -1):
             start = (outer * lay.channels + channel) * lay.inner
-            differentiate_span(dout, x, dx, lay, factors, streamed, start, start + lay.inner)
+            differentiate_plane(dout + start, x + start, dx + start, lay, factors, channel, lay.inner, store)
+    end_stores(store)
 
 
 cdef void planes_backward_share(
@@ -312,7 +334,7 @@ cdef void planes_backward(
     double *partial,            # NULL: no sums are wanted
     floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef bint fused = channels.m2 != NULL and dx != NULL and is_fused(lay, 2 * sizeof(floating), threads)
+    cdef bint fused = channels.m2 != NULL and dx != NULL and is_fused(lay, 2 * sizeof(floating), streamed, threads)
     if threads == 1:
         planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused, 0, 1)
         return

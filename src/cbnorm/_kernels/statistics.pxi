@@ -154,6 +154,7 @@ cdef inline void add_lanes(
     const floating *restrict x,         # IN (height, LANES)
     Py_ssize_t stride,
     Py_ssize_t height,
+    Py_ssize_t skip,                    # the first lanes do not count
     double pivot,
     double *restrict total,             # INOUT (LANES) Σ(x - pivot)
     double *restrict squares,           # INOUT (LANES) Σ(x - pivot)²
@@ -168,43 +169,32 @@ cdef inline void add_lanes(
             b = row[stride + k] - pivot
             c = row[2 * stride + k] - pivot
             d = row[3 * stride + k] - pivot
-            total[k] += (a + b) + (c + d)
-            squares[k] += (a * a + b * b) + (c * c + d * d)
+            total[k] += (a + b) + (c + d) if k >= skip else 0
+            squares[k] += (a * a + b * b) + (c * c + d * d) if k >= skip else 0
     for i in range(height // 4 * 4, height):
         row = x + i * stride
         for k in range(LANES):
             a = row[k] - pivot
-            total[k] += a
-            squares[k] += a * a
+            total[k] += a if k >= skip else 0
+            squares[k] += a * a if k >= skip else 0
 
 
-cdef inline void add_left_over(
+cdef inline void add_few(
     const floating *restrict x,         # IN (height, size)
     Py_ssize_t stride,
     Py_ssize_t height,
-    Py_ssize_t size,
+    Py_ssize_t size,                    # less than LANES
     double pivot,
     double *restrict total,             # INOUT (LANES) Σ(x - pivot)
     double *restrict squares,           # INOUT (LANES) Σ(x - pivot)²
 ) noexcept nogil:
-    """The last size % LANES numbers of each run: as whole lanes, of which the first are in the sums already."""
-    cdef Py_ssize_t i, k, counted = LANES - size % LANES
-    cdef const floating *row
+    cdef Py_ssize_t i, k
     cdef double a
     for i in range(height):
-        row = x + i * stride
-        if size > LANES:
-            row += size - LANES
-            for k in range(LANES):
-                a = row[k]
-                a = a - pivot if k >= counted else 0
-                total[k] += a
-                squares[k] += a * a
-        else:
-            for k in range(size):
-                a = row[k] - pivot
-                total[k] += a
-                squares[k] += a * a
+        for k in range(size):
+            a = x[i * stride + k] - pivot
+            total[k] += a
+            squares[k] += a * a
 
 
 cdef void run_moments(
@@ -232,11 +222,13 @@ cdef void run_moments(
         for k in range(first):
             squares[k] = 0
     if height == 1:
-        add_lanes(x, LANES, whole, pivot, total, squares)
+        add_lanes(x, LANES, whole, 0, pivot, total, squares)
     else:
         for k in range(whole):
-            add_lanes(x + k * LANES, stride, height, pivot, total, squares)
-    if size % LANES:
-        add_left_over(x, stride, height, size, pivot, total, squares)
+            add_lanes(x + k * LANES, stride, height, 0, pivot, total, squares)
+    if whole == 0:
+        add_few(x, stride, height, size, pivot, total, squares)
+    elif size > whole * LANES:          # the last LANES numbers, of which some were counted
+        add_lanes(x + size - LANES, stride, height, (whole + 1) * LANES - size, pivot, total, squares)
     centre(1.0 / (height * size), pivot, sum_of_lanes(total) if centred else 0, sum_of_lanes(squares),
            mean, mean_lo, m2)
