@@ -11,6 +11,7 @@
 
 cdef enum:
     ROW_CHUNK = 64      # least rows with sums of their own
+    MOST_GROUP = 16     # rows whose square roots are taken together: one at a time would wait for each
 
 
 cdef struct Rows:
@@ -22,6 +23,8 @@ cdef struct Rows:
     Py_ssize_t parameters
     Py_ssize_t chunk    # rows of a chunk
     Py_ssize_t chunks
+    Py_ssize_t group    # rows that are read before they are written
+    double one_by_size
     bint centred
 
 
@@ -37,6 +40,8 @@ cdef Rows lay_rows(
     lay.parameters = groups * runs
     lay.chunk = max(<Py_ssize_t>ROW_CHUNK, (rows + MOST_CHUNKS - 1) // MOST_CHUNKS)
     lay.chunks = (rows + lay.chunk - 1) // lay.chunk
+    lay.group = max(1, min(<Py_ssize_t>MOST_GROUP, PIECE // lay.size))
+    lay.one_by_size = 1.0 / lay.size
     lay.centred = centred
     return lay
 
@@ -92,18 +97,26 @@ cdef void forward_rows(
     bint streamed, int thread, int threads,
 ) noexcept nogil:
     cdef Store store = store_for(y, x, streamed)
+    cdef double *m2 = statistics + 2 * lay.rows
+    cdef double *inv_std = statistics + 3 * lay.rows
     cdef double sums[4]
-    cdef floating mean_hi, mean_lo, inv_std
-    cdef Py_ssize_t row, kind, parameter
-    for row in range(share(lay.rows, thread, threads), share(lay.rows, thread + 1, threads)):
-        row_moments(x + row * lay.size, lay.size, lay.centred, sums)
-        for kind in range(3):
-            statistics[kind * lay.rows + row] = sums[1 + kind]
-        statistics[3 * lay.rows + row] = inverse_std(sums[3] / lay.size, eps)
-        see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
-        parameter = first_parameter(lay, row)
-        normalize_one_row(x + row * lay.size, lay, mean_hi, mean_lo, inv_std, gamma + parameter, beta + parameter,
-                          y + row * lay.size, store)
+    cdef floating mean_hi, mean_lo, scale
+    cdef Py_ssize_t row, parameter, end
+    cdef Py_ssize_t first = share(lay.rows, thread, threads), last = share(lay.rows, thread + 1, threads)
+    while first < last:
+        end = min(last, first + lay.group)
+        for row in range(first, end):
+            row_moments(x + row * lay.size, lay.size, lay.centred, sums)
+            statistics[row] = sums[1]
+            statistics[lay.rows + row] = sums[2]
+            m2[row] = sums[3]
+        find_inv_std(m2 + first, lay.size, eps, inv_std + first, end - first)
+        for row in range(first, end):
+            see_row(statistics, lay, row, &mean_hi, &mean_lo, &scale)
+            parameter = first_parameter(lay, row)
+            normalize_one_row(x + row * lay.size, lay, mean_hi, mean_lo, scale, gamma + parameter, beta + parameter,
+                              y + row * lay.size, store)
+        first = end
     end_stores(store)
 
 
@@ -129,8 +142,8 @@ cdef void rows_forward(
 cdef inline void find_slope(
     const Rows *lay, double total, double product, floating inv_std, floating *slope, floating *offset
 ) noexcept nogil:
-    slope[0] = <floating>(inv_std * product / lay.size)
-    offset[0] = <floating>(total / lay.size if lay.centred else 0)
+    slope[0] = <floating>(inv_std * product * lay.one_by_size)
+    offset[0] = <floating>(total * lay.one_by_size if lay.centred else 0)
 
 
 cdef void add_layer_sums(
