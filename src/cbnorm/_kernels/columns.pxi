@@ -29,9 +29,11 @@ cdef struct Columns:
     Py_ssize_t chunks   # of whole rows; the tail is one more
     Py_ssize_t tiles
     Py_ssize_t tasks
+    bint far            # more than half of the last cache: read from memory
 
 
-cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels) noexcept nogil:
+cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels, size_t itemsize) noexcept nogil:
+    """`itemsize` is that of all arrays which are read."""
     cdef Columns lay
     lay.channels = channels
     lay.fold = max(1, min(TILE // channels, rows // 16))
@@ -47,6 +49,7 @@ cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels) noexcept nogil:
     lay.chunk = (lay.height + lay.chunks - 1) // lay.chunks
     lay.chunks = (lay.height + lay.chunk - 1) // lay.chunk
     lay.tasks = (lay.chunks + (lay.tail > 0)) * lay.tiles
+    lay.far = rows * channels * <Py_ssize_t>itemsize > cache_bytes // 2
     return lay
 
 
@@ -100,11 +103,13 @@ cdef void collect_columns(
             continue
         sums = partial + task.chunk * 3 * width + task.left
         height = min(<Py_ssize_t>BLOCK, task.height)
-        column_moments(x + task.start, width, height, task.width, sums, sums + width, sums + 2 * width)
+        column_moments(x + task.start, width, height, task.width, sums, sums + width, sums + 2 * width,
+                       lay.far)
         done = height
         while done < task.height:
             height = min(<Py_ssize_t>BLOCK, task.height - done)
-            column_moments(x + task.start + done * width, width, height, task.width, mean, mean_lo, m2)
+            column_moments(x + task.start + done * width, width, height, task.width, mean, mean_lo, m2,
+                           lay.far)
             merge_columns(done, sums, sums + width, sums + 2 * width, height, mean, mean_lo, m2, task.width)
             done += height
 
@@ -233,7 +238,7 @@ cdef void collect_columns_gradients(
         memset(sums, 0, task.width * sizeof(double))
         memset(sums + width, 0, task.width * sizeof(double))
         add_gradients(dout + task.start, offset(x, task.start), width, task.height, task.width,
-                      mean_hi, mean_hi + width, mean_hi + 2 * width, sums, sums + width)
+                      mean_hi, mean_hi + width, mean_hi + 2 * width, sums, sums + width, lay.far)
 
 
 cdef void add_columns(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:

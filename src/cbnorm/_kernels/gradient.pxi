@@ -21,6 +21,7 @@ cdef void add_gradients(
     const floating *restrict inv_std,
     double *restrict total,             # INOUT (width) Σ dout
     double *restrict product,           # INOUT (width) Σ dout·xhat
+    bint far,                           # from memory: ask for rows ahead
 ) noexcept nogil:
     """Sums over the rows of a tile: four rows in the array's dtype, all else in float64."""
     cdef Py_ssize_t i, j
@@ -30,6 +31,9 @@ cdef void add_gradients(
     for i in range(height // 4):
         grad = dout + 4 * i * stride
         row = x + 4 * i * stride
+        if far:
+            prefetch_rows(grad + 4 * stride, stride, width)
+            prefetch_rows(row + 4 * stride, stride, width)
         if x == NULL:
             for j in range(width):
                 total[j] += (grad[j] + grad[stride + j]) + (grad[2 * stride + j] + grad[3 * stride + j])

@@ -83,7 +83,7 @@ cdef int forward(
     cdef floating *factors
     cdef bint streamed = is_streamed(2 * outer * channels.channels * inner * sizeof(floating))
     if inner == 1:
-        columns = lay_columns(outer, channels.channels)
+        columns = lay_columns(outer, channels.channels, sizeof(floating))
         partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
         factors = <floating *>malloc(4 * columns.width * sizeof(floating))
     else:
@@ -135,7 +135,7 @@ cdef int backward(
     cdef bint streamed = is_streamed(3 * outer * channels.channels * inner * sizeof(floating))
     cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
     if inner == 1:
-        columns = lay_columns(outer, channels.channels)
+        columns = lay_columns(outer, channels.channels, 2 * sizeof(floating))
         partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
         factors = <floating *>malloc(5 * columns.width * sizeof(floating))
     else:

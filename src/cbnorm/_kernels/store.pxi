@@ -7,6 +7,7 @@ cdef extern from "stream.h" nogil:
     size_t cbnorm_to_line(const void *address)
     void cbnorm_stream(void *to, const void *values, size_t size)
     void cbnorm_stream_end()
+    void cbnorm_prefetch(const void *values, size_t size)
 
 cdef enum:
     BURST = 32          # numbers: whole cache lines

@@ -42,6 +42,14 @@ static inline void cbnorm_stream(void *to, const void *from, size_t size) {
 #endif
 }
 
+/* Asks for `size` bytes that will be read soon. */
+static inline void cbnorm_prefetch(const void *from, size_t size) {
+#if defined(__GNUC__) || defined(__clang__)
+    for (size_t i = 0; i < size; i += CBNORM_CACHE_LINE)
+        __builtin_prefetch((const char *)from + i);
+#endif
+}
+
 /* Before other threads may read what was streamed. */
 static inline void cbnorm_stream_end(void) {
 #ifdef CBNORM_STREAM
