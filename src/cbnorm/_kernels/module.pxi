@@ -167,7 +167,7 @@ def rownorm_forward(
     cnp.ndarray statistics not None,    # OUT (4, rows), float64: mean, mean_lo, m2, inv_std
     int threads,
 ):
-    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred)
+    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred, cnp.PyArray_NBYTES(x))
     cdef bint streamed = is_streamed(2 * cnp.PyArray_NBYTES(y))
     threads = threads_for(rows * lay.size, threads)
     with nogil:
@@ -192,7 +192,7 @@ def rownorm_backward(
     cnp.ndarray statistics not None,    # IN (4, rows) as the forward pass left it
     int threads,
 ):
-    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred)
+    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred, 2 * cnp.PyArray_NBYTES(x))
     cdef bint streamed = is_streamed(3 * cnp.PyArray_NBYTES(dout))
     cdef void *out = data(dx)
     cdef void *dgamma_out = data(dgamma)

@@ -11,6 +11,7 @@
 
 cdef enum:
     ROW_CHUNK = 64      # least rows with sums of their own
+    LONG_ROW = 1024     # numbers, from which the processor itself looks ahead far enough
     MOST_GROUP = 16     # rows whose square roots are taken together: one at a time would wait for each
 
 
@@ -26,10 +27,11 @@ cdef struct Rows:
     Py_ssize_t group    # rows that are read before they are written
     double one_by_size
     bint centred
+    bint far            # more than half of the last cache: read from memory, the next rows are asked for early
 
 
 cdef Rows lay_rows(
-    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner, bint centred
+    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner, bint centred, Py_ssize_t read_bytes
 ) noexcept nogil:
     cdef Rows lay
     lay.rows = rows
@@ -43,6 +45,7 @@ cdef Rows lay_rows(
     lay.group = max(1, min(<Py_ssize_t>MOST_GROUP, PIECE // lay.size))
     lay.one_by_size = 1.0 / lay.size
     lay.centred = centred
+    lay.far = read_bytes > cache_bytes // 2 and lay.size <= LONG_ROW
     return lay
 
 
@@ -105,6 +108,8 @@ cdef void forward_rows(
     cdef Py_ssize_t first = share(lay.rows, thread, threads), last = share(lay.rows, thread + 1, threads)
     while first < last:
         end = min(last, first + lay.group)
+        if lay.far:
+            cbnorm_prefetch(x + end * lay.size, lay.group * lay.size * sizeof(floating))
         for row in range(first, end):
             row_moments(x + row * lay.size, lay.size, lay.centred, sums)
             statistics[row] = sums[1]
@@ -176,6 +181,10 @@ cdef void differentiate_layers(
     cdef floating offset[4]
     cdef double total, product
     cdef Py_ssize_t i, start, parameter
+    if lay.far:
+        start = (row + max(<Py_ssize_t>4, lay.group)) * lay.size
+        cbnorm_prefetch(dout + start, 4 * lay.size * sizeof(floating))
+        cbnorm_prefetch(x + start, 4 * lay.size * sizeof(floating))
     for i in range(height):
         see_row(statistics, lay, row + i, &mean_hi[i], &mean_lo[i], &inv_std[i])
         if dx != NULL:
