@@ -65,7 +65,7 @@ def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypa
         assert operation in lines
     rows = [line.split() for line in lines if re.match(r" *\d+x", line)]
     assert [row[0] for row in rows[:3]] == ["64x3", "2x7x7x32@-1", "2x32x7x7"]
-    assert len(rows) == 3 * 6 + 3  # group and instance normalization take (N, C, ...) with channels at 1 only
+    assert len(rows) == 3 * 7 + 4  # group and instance normalization take (N, C, ...) with channels at 1 only
     for _, fresh, fresh_unit, out, out_unit, share, ratio in rows:
         assert (float(fresh), float(out), float(ratio)) > (0, 0, 0)
         assert {fresh_unit, out_unit} <= {"µs", "ms", "s"}

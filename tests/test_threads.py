@@ -200,6 +200,7 @@ def test_control_group_quota(membership, files, number, tmp_path):
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # from JAX, where an earlier test imported it
 def test_a_forked_child_runs_on_one_thread_and_does_not_hang():
     arrays = large_arrays()
     with cbnorm.threads(2):

@@ -186,7 +186,7 @@ def _copied(case):
         return case.x, case.out
     x, dout = case.x.reshape(-1), case.dout.reshape(-1)
     source = np.concatenate([x, dout[: len(dout) // 2]])  # three arrays moved: one and a half copied
-    return source, np.zeros_like(source)
+    return source, np.full_like(source, 0)
 
 
 def _truth(case):

@@ -92,7 +92,9 @@ OPERATIONS = {
     "groupnorm": Operation("groupnorm_forward", _GROUP),
     "groupnorm-backward": Operation("groupnorm_backward", _GROUP, "backward"),
     "instancenorm": Operation("instancenorm_forward", _INSTANCE),
+    "instancenorm-backward": Operation("instancenorm_backward", _INSTANCE, "backward"),
     "rmsnorm": Operation("rmsnorm_forward", TOKENS, parameters="trailing"),
+    "rmsnorm-backward": Operation("rmsnorm_backward", TOKENS, "backward", "trailing"),
 }
 
 
@@ -122,7 +124,7 @@ class Case:
         x += 1
         gamma, beta = (rng.uniform(0.5, 1.5, channels).astype(dtype) for _ in range(2))
         moving_mean, moving_var = rng.uniform(0.5, 1.5, channels), rng.uniform(3, 5, channels)
-        out = np.zeros_like(x)  # touched, so that nobody pays for its page faults
+        out = np.full_like(x, 0)  # touched, so that nobody pays for its page faults; np.zeros takes no huge pages
         return cls(name, axis, shape.num_groups, x, dout, gamma, beta, moving_mean, moving_var, out)
 
     def in_float64(self):
@@ -134,6 +136,11 @@ class Case:
     def num_channels(self):
         """Channels of batch, group and instance normalization."""
         return self.x.shape[self.axis]
+
+    @property
+    def groups(self):
+        """Groups of group normalization; instance normalization has one for each channel."""
+        return self.num_channels if self.operation.startswith("instancenorm") else self.num_groups
 
     @property
     def bytes_moved(self):

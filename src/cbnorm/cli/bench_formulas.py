@@ -60,3 +60,11 @@ def rows_backward(dout, cache, gamma, *, axes, parameter_axes):
 def rms_normalize(x, gamma, *, axes, eps):
     """Divide by the root mean square over `axes`."""
     return (x / ((x * x).mean(axis=axes, keepdims=True) + eps) ** 0.5 * gamma,)
+
+
+def rms_backward(dout, cache, gamma, *, axes, parameter_axes):
+    """Gradients of `rms_normalize` from xhat and inv_rms: dx, dgamma."""
+    xhat, inv_rms = cache
+    dxhat = dout * gamma
+    dx = (dxhat - xhat * (dxhat * xhat).mean(axis=axes, keepdims=True)) * inv_rms
+    return dx, (dout * xhat).sum(axis=parameter_axes)

@@ -36,6 +36,7 @@ class Numba(Peer):
             "groupnorm": self._groupnorm,
             "groupnorm-backward": self._groupnorm_backward,
             "instancenorm": self._groupnorm,
+            "instancenorm-backward": self._groupnorm_backward,
             "rmsnorm": self._rmsnorm,
         }
 
@@ -115,6 +116,5 @@ def _rows(case):
 
 def _groups(case):
     """The shape of x, (rows, channels of a group, inner), and of gamma, (groups, channels of a group)."""
-    num_groups = case.num_channels if case.operation == "instancenorm" else case.num_groups
-    channels = case.num_channels // num_groups
-    return (len(case.x) * num_groups, channels, math.prod(case.x.shape[2:])), (num_groups, channels)
+    channels = case.num_channels // case.groups
+    return (len(case.x) * case.groups, channels, math.prod(case.x.shape[2:])), (case.groups, channels)

@@ -25,7 +25,9 @@ class NumPy(Peer):
             "groupnorm": self._groupnorm,
             "groupnorm-backward": self._groupnorm_backward,
             "instancenorm": self._groupnorm,
+            "instancenorm-backward": self._groupnorm_backward,
             "rmsnorm": self._rmsnorm,
+            "rmsnorm-backward": self._rmsnorm_backward,
         }
 
     def _bind(self, formula, *arrays, **settings):
@@ -68,6 +70,12 @@ class NumPy(Peer):
     def _rmsnorm(self, case):
         return self._bind(formulas.rms_normalize, case.x, case.gamma, axes=_trailing(case), eps=EPS)
 
+    def _rmsnorm_backward(self, case):
+        axes, leading = _trailing(case), tuple(range(case.axis))
+        inv_rms = 1 / ((case.x * case.x).mean(axis=axes, keepdims=True) + EPS) ** 0.5
+        cache = case.x * inv_rms, inv_rms
+        return self._bind(formulas.rms_backward, case.dout, cache, case.gamma, axes=axes, parameter_axes=leading)
+
 
 def _broadcast(case, *parameters):
     """All axes but that of the channels, and the parameters shaped to broadcast along it."""
@@ -81,9 +89,8 @@ def _trailing(case):
 
 def _grouped(case):
     """x, dout, gamma and beta as (N, groups, channels of a group, *), and the axes of one group."""
-    num_groups = case.num_channels if case.operation == "instancenorm" else case.num_groups
     samples, channels, *positions = case.x.shape
-    grouped = (num_groups, channels // num_groups)
+    grouped = (case.groups, channels // case.groups)
     x, dout = (each.reshape(samples, *grouped, *positions) for each in (case.x, case.dout))
     gamma, beta = (each.reshape(grouped + (1,) * len(positions)) for each in (case.gamma, case.beta))
     return x, dout, gamma, beta, tuple(range(2, x.ndim))

@@ -69,7 +69,9 @@ class Cbnorm(Peer):
             "groupnorm": self._groupnorm,
             "groupnorm-backward": self._groupnorm_backward,
             "instancenorm": self._instancenorm,
+            "instancenorm-backward": self._instancenorm_backward,
             "rmsnorm": self._rmsnorm,
+            "rmsnorm-backward": self._rmsnorm_backward,
         }
 
     def close(self):
@@ -109,5 +111,11 @@ class Cbnorm(Peer):
     def _instancenorm(self, case):
         return self._forward(case, cbnorm.instancenorm_forward, case.gamma, case.beta, EPS)
 
+    def _instancenorm_backward(self, case):
+        return self._backward(case, cbnorm.instancenorm_backward, self._instancenorm(case).fresh()[1])
+
     def _rmsnorm(self, case):
         return self._forward(case, cbnorm.rmsnorm_forward, case.gamma, EPS, axis=case.axis)
+
+    def _rmsnorm_backward(self, case):
+        return self._backward(case, cbnorm.rmsnorm_backward, self._rmsnorm(case).fresh()[1])

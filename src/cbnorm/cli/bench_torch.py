@@ -30,6 +30,7 @@ class Torch(Peer):
             "groupnorm": self._groupnorm,
             "groupnorm-backward": self._groupnorm_backward,
             "instancenorm": self._groupnorm,
+            "instancenorm-backward": self._groupnorm_backward,
             "rmsnorm": self._rmsnorm,
         }
 
@@ -98,8 +99,7 @@ class Torch(Peer):
         x, _, _, gamma, beta = self._tensors(case)
         samples, channels = x.shape[:2]
         # torch.instance_norm goes through batch normalization and takes longer than groups of one channel.
-        num_groups = channels if case.operation == "instancenorm" else case.num_groups
-        return x, gamma, beta, samples, channels, x[0, 0].numel(), num_groups, EPS
+        return x, gamma, beta, samples, channels, x[0, 0].numel(), case.groups, EPS
 
     def _groupnorm(self, case):
         return Calls(partial(self.torch.native_group_norm, *self._groupnorm_arguments(case)), None, _y)
