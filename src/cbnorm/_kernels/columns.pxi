@@ -8,6 +8,7 @@
 # C. A thread takes the same tasks in the second pass as in the first, last one first: what it read last is
 #    still in its cache. Neighbouring tiles make a strip then, which is written in the order of memory.
 
+from cython.parallel cimport parallel, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:

@@ -22,26 +22,32 @@ include "rows.pxi"
 
 openmp = bool(CBNORM_OPENMP)
 
-cdef enum:
-    GRAIN = 32768   # numbers for each thread: with fewer, waking it costs more than it does
-
-
 cdef inline void *data(object array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
-    return <int>max(1, min(threads, numbers // GRAIN))
-
-
+# What calls adapt to. The sizes of the caches are this machine's; the grain was measured on two.
 cdef Py_ssize_t cache_bytes = last_level_cache()
 cdef Py_ssize_t core_cache_bytes = core_cache()
+cdef Py_ssize_t grain = 32768   # numbers for each thread: with fewer, waking it costs more than it does
 
 
 def set_cache_bytes(size):
     """Take the last-level cache to be of this size; for tests and benchmarks."""
     global cache_bytes
     cache_bytes = size
+
+
+def set_grain(numbers):
+    """Give each thread so many numbers at least, and return how many it was; for tests and benchmarks."""
+    global grain
+    before = grain
+    grain = numbers
+    return before
+
+
+cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
+    return <int>max(1, min(threads, numbers // grain))
 
 
 cdef inline bint is_streamed(Py_ssize_t touched) noexcept nogil:

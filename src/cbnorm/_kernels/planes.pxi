@@ -7,6 +7,8 @@
 # C. Where a channel fits in cache and there are enough of them, a thread does all of one channel before the
 #    next, so that the second pass reads from there. Else all channels pass together, in the order of memory.
 
+from cython.parallel cimport parallel, threadid
+
 cdef enum:
     CHUNK = 65536           # numbers of a task
 

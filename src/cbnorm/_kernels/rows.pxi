@@ -9,6 +9,8 @@
 # C. dgamma and dbeta add up over chunks of rows, by shape alone, and merge in order: the same bits for any
 #    number of threads.
 
+from cython.parallel cimport parallel, threadid
+
 cdef enum:
     ROW_CHUNK = 64      # least rows with sums of their own
     LONG_ROW = 1024     # numbers, from which the processor itself looks ahead far enough

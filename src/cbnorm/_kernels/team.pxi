@@ -1,8 +1,6 @@
 # A call's threads: one parallel region, with barriers between the passes; none at all for one thread, since even
 # that costs a microsecond.
 
-from cython.parallel cimport parallel, threadid
-
 cdef extern from "team.h" nogil:
     int cbnorm_team_size()
     void cbnorm_barrier()
