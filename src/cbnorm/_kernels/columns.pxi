@@ -7,6 +7,8 @@
 #    of its own, and sums merge in the order of the chunks: the same bits for any number of threads.
 # C. A thread takes the same tasks in the second pass as in the first, last one first: what it read last is
 #    still in its cache. Neighbouring tiles make a strip then, which is written in the order of memory.
+# D. The factors of a column lie `apart` numbers from each other, which is no multiple of 4096 bytes nor near one:
+#    loads whose last 12 bits of the address are alike wait for each other's stores, and share a set of the cache.
 
 from cython.parallel cimport parallel, threadid
 from libc.string cimport memcpy, memset
@@ -16,6 +18,8 @@ cdef enum:
     LEAST_CHUNK = 64    # rows, where there are few: threads that share rows fight over the cache line between them
     MOST_CHUNKS = 64
     ENOUGH_TASKS = 8
+    PAGE = 1024         # numbers: at least the 4096 bytes after which a processor takes addresses to be alike
+    SPREAD = 144        # numbers, BURST at least
     STRIP = 8           # most tiles side by side that the second pass goes through together, row by row
 
 
@@ -24,6 +28,7 @@ cdef struct Columns:
     Py_ssize_t fold
     Py_ssize_t longer   # how many of the folded columns of a channel have one value more, in the tail
     Py_ssize_t width    # columns of the folded array
+    Py_ssize_t apart    # numbers from one kind of factors to the next
     Py_ssize_t height   # its whole rows
     Py_ssize_t tail     # numbers after them
     Py_ssize_t chunk    # rows of a chunk
@@ -40,6 +45,7 @@ cdef Columns lay_columns(Py_ssize_t rows, Py_ssize_t channels, size_t itemsize) 
     lay.fold = max(1, min(TILE // channels, rows // 16))
     lay.longer = rows % lay.fold
     lay.width = lay.fold * channels
+    lay.apart = (lay.width + PAGE - 1) // PAGE * PAGE + SPREAD
     lay.height = rows // lay.fold
     lay.tail = lay.longer * channels
     lay.tiles = (lay.width + TILE - 1) // TILE
@@ -60,6 +66,8 @@ cdef struct Task:
     Py_ssize_t width    # columns; none are left for the tail's last tiles
     Py_ssize_t start    # where its numbers begin
     Py_ssize_t height   # rows
+    Py_ssize_t runs     # of neighbouring numbers: one if it takes whole rows
+    Py_ssize_t size     # of a run
 
 
 cdef inline Task columns_task(const Columns *lay, Py_ssize_t number, Py_ssize_t tiles) noexcept nogil:
@@ -78,6 +86,8 @@ cdef inline Task columns_task(const Columns *lay, Py_ssize_t number, Py_ssize_t 
         right = lay.tail
     task.start = top * lay.width + task.left
     task.width = max(0, min(tiles * TILE, right - task.left))
+    task.runs = 1 if task.width == lay.width else task.height
+    task.size = task.height * task.width // task.runs
     return task
 
 
@@ -140,13 +150,21 @@ cdef void merge_partial_moments(
     memcpy(channels.m2 + first, mean + 2 * width, (last - first) * sizeof(double))
 
 
-cdef void repeat_factors(const Columns *lay, floating *factors, int kinds) noexcept nogil:
-    """Folded columns have the factors of their channel."""
-    cdef Py_ssize_t kind, fold
+cdef void repeat_factors(
+    const Columns *lay, floating *factors, int kinds, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Folded columns have the factors of their channel, as have the first columns once more after the last."""
+    cdef Py_ssize_t kind, fold, column, copy
+    cdef floating *row
     for kind in range(kinds):
+        row = factors + kind * lay.apart
         for fold in range(1, lay.fold):
-            memcpy(factors + kind * lay.width + fold * lay.channels, factors + kind * lay.width,
-                   lay.channels * sizeof(floating))
+            memcpy(row + fold * lay.channels, row, lay.channels * sizeof(floating))
+        for column in range(first, min(<Py_ssize_t>BURST, last if lay.fold == 1 else lay.width)):
+            copy = column
+            while copy < BURST:
+                row[lay.width + copy] = row[column]
+                copy += lay.width
 
 
 cdef void prepare_columns_forward(
@@ -159,8 +177,8 @@ cdef void prepare_columns_forward(
         merge_partial_moments(lay, partial, channels, first, last)
         use_batch(channels, moving, first, last)
     if factors != NULL:
-        prepare_normalize(channels, gamma, beta, factors, lay.width, first, last)
-        repeat_factors(lay, factors, 4)
+        prepare_normalize(channels, gamma, beta, factors, lay.apart, first, last)
+        repeat_factors(lay, factors, 4, first, last)
 
 
 cdef void normalize_columns(
@@ -168,7 +186,7 @@ cdef void normalize_columns(
     int thread, int threads,
 ) noexcept nogil:
     cdef Store store = store_for(y, x, streamed)
-    cdef Py_ssize_t begin, row, start, width = lay.width
+    cdef Py_ssize_t begin, row, start, width = lay.width, apart = lay.apart
     cdef Py_ssize_t first = share(lay.tasks, thread, threads), last = share(lay.tasks, thread + 1, threads)
     cdef const floating *mean_hi
     cdef Task task
@@ -177,10 +195,10 @@ cdef void normalize_columns(
         task = columns_task(lay, begin, last - begin)
         last = begin
         mean_hi = factors + task.left
-        for row in range(task.height):
+        for row in range(task.runs):
             start = task.start + row * width
-            normalize_row(x + start, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width, mean_hi + 3 * width,
-                          y + start, store)
+            normalize_rows(x + start, task.size, width, mean_hi, mean_hi + apart, mean_hi + 2 * apart,
+                           mean_hi + 3 * apart, y + start, store)
     end_stores(store)
 
 
@@ -229,7 +247,7 @@ cdef void collect_columns_gradients(
     double *partial,            # OUT (chunks, 2, width): Σ dout, Σ dout·xhat
 ) noexcept nogil:
     cdef double *sums
-    cdef Py_ssize_t number, width = lay.width
+    cdef Py_ssize_t number, width = lay.width, apart = lay.apart
     cdef const floating *mean_hi
     cdef Task task
     for number in range(share(lay.tasks, thread, threads), share(lay.tasks, thread + 1, threads)):
@@ -239,7 +257,7 @@ cdef void collect_columns_gradients(
         memset(sums, 0, task.width * sizeof(double))
         memset(sums + width, 0, task.width * sizeof(double))
         add_gradients(dout + task.start, offset(x, task.start), width, task.height, task.width,
-                      mean_hi, mean_hi + width, mean_hi + 2 * width, sums, sums + width, lay.far)
+                      mean_hi, mean_hi + apart, mean_hi + 2 * apart, sums, sums + width, lay.far)
 
 
 cdef void add_columns(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:
@@ -261,8 +279,8 @@ cdef void prepare_columns_backward(
             for fold in range(1, lay.fold):
                 add_columns(partial + kind * width, partial + kind * width + fold * lay.channels, lay.channels)
         finish_gradients(partial, partial + width, dgamma, dbeta, first, last)
-    prepare_gradient(channels, gamma, partial, partial + width, factors, width, first, last)
-    repeat_factors(lay, factors, 5)
+    prepare_gradient(channels, gamma, partial, partial + width, factors, lay.apart, first, last)
+    repeat_factors(lay, factors, 5, first, last)
 
 
 cdef void differentiate_columns(
@@ -270,7 +288,7 @@ cdef void differentiate_columns(
     bint streamed, int thread, int threads,
 ) noexcept nogil:
     cdef Store store = store_for(dx, dout, streamed)
-    cdef Py_ssize_t begin, row, start, width = lay.width
+    cdef Py_ssize_t begin, row, start, width = lay.width, apart = lay.apart
     cdef Py_ssize_t first = share(lay.tasks, thread, threads), last = share(lay.tasks, thread + 1, threads)
     cdef const floating *mean_hi
     cdef Task task
@@ -279,11 +297,11 @@ cdef void differentiate_columns(
         task = columns_task(lay, begin, last - begin)
         last = begin
         mean_hi = factors + task.left
-        for row in range(task.height):
+        for row in range(task.runs):
             start = task.start + row * width
-            input_gradient_row(
-                dout + start, x + start, task.width, mean_hi, mean_hi + width, mean_hi + 2 * width,
-                mean_hi + 3 * width, mean_hi + 4 * width, dx + start, store)
+            input_gradient_rows(
+                dout + start, x + start, task.size, width, mean_hi, mean_hi + apart, mean_hi + 2 * apart,
+                mean_hi + 3 * apart, mean_hi + 4 * apart, dx + start, store)
     end_stores(store)
 
 
@@ -295,8 +313,8 @@ cdef void columns_backward_share(
     cdef Py_ssize_t first = first_channel(lay, thread, threads), last = first_channel(lay, thread + 1, threads)
     if partial != NULL:
         if first < last:
-            prepare_xhat(channels, factors, lay.width, first, last)
-            repeat_factors(lay, factors, 3)
+            prepare_xhat(channels, factors, lay.apart, first, last)
+            repeat_factors(lay, factors, 3, first, last)
         barrier(threads)
         collect_columns_gradients(dout, x, lay, factors, thread, threads, partial)
         barrier(threads)

@@ -155,8 +155,8 @@ cdef inline floating input_gradient(
     return ((dout - ((x - mean_hi) - mean_lo) * slope) - offset) * scale
 
 
-cdef void input_gradient_row(
-    const floating *dout,               # IN (width)
+cdef inline void input_gradient_row(
+    const floating *restrict dout,      # IN (width)
     const floating *restrict x,         # IN (width)
     Py_ssize_t width,
     const floating *restrict mean_hi,   # IN (width), as are the next four
@@ -164,23 +164,41 @@ cdef void input_gradient_row(
     const floating *restrict scale,
     const floating *restrict slope,
     const floating *restrict offset,
-    floating *dx,                       # OUT (width)
-    Store store,
+    floating *restrict dx,              # OUT (width)
 ) noexcept nogil:
     """Each number is of a column with its own statistics."""
+    cdef Py_ssize_t j
+    for j in range(width):
+        dx[j] = input_gradient(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+
+
+cdef void input_gradient_rows(
+    const floating *dout,               # IN (size), rows of `width` without a gap
+    const floating *x,                  # IN (size)
+    Py_ssize_t size,
+    Py_ssize_t width,
+    const floating *mean_hi,            # IN (width), as are the next four, repeated for BURST numbers more
+    const floating *mean_lo,
+    const floating *scale,
+    const floating *slope,
+    const floating *offset,
+    floating *dx,                       # OUT (size)
+    Store store,
+) noexcept nogil:
     cdef floating burst[BURST]
-    cdef Py_ssize_t j = 0, k, size
-    while j < width:
-        size = stretch(dx + j, width - j, store)
-        if size == BURST:
-            for k in range(BURST):
-                burst[k] = input_gradient(dout[j + k], x[j + k], mean_hi[j + k], mean_lo[j + k], scale[j + k],
-                                          slope[j + k], offset[j + k])
-            put(dx + j, burst, store)
+    cdef Py_ssize_t i = 0, j = 0, here
+    while i < size:
+        here = stretch(dx + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
+        if store == DIRECT:
+            input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j, dx + i)
+        elif here == BURST:
+            input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j, burst)
+            put(dx + i, burst, store)
         else:
-            for k in range(j, j + size):
-                dx[k] = input_gradient(dout[k], x[k], mean_hi[k], mean_lo[k], scale[k], slope[k], offset[k])
-        j += size
+            input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j, burst)
+            memcpy(dx + i, burst, here * sizeof(floating))
+        i += here
+        j = (j + here) % width if j + here >= width else j + here
 
 
 cdef void input_gradient_run(

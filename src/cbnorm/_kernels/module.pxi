@@ -91,7 +91,7 @@ cdef int forward(
     if inner == 1:
         columns = lay_columns(outer, channels.channels, sizeof(floating))
         partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
-        factors = <floating *>malloc(4 * columns.width * sizeof(floating))
+        factors = <floating *>malloc(4 * columns.apart * sizeof(floating))
     else:
         planes = lay_planes(outer, channels.channels, inner)
         partial = <double *>malloc(planes.channels * planes.chunks * 4 * sizeof(double))
@@ -143,7 +143,7 @@ cdef int backward(
     if inner == 1:
         columns = lay_columns(outer, channels.channels, 2 * sizeof(floating))
         partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
-        factors = <floating *>malloc(5 * columns.width * sizeof(floating))
+        factors = <floating *>malloc(5 * columns.apart * sizeof(floating))
     else:
         planes = lay_planes(outer, channels.channels, inner)
         partial = <double *>malloc(planes.channels * (planes.chunks + 1) * 2 * sizeof(double))

@@ -11,29 +11,46 @@ cdef inline floating normalized(
     return ((x - mean_hi) - mean_lo) * scale + shift
 
 
-cdef void normalize_row(
-    const floating *x,                  # IN (width)
+cdef inline void normalize_row(
+    const floating *restrict x,         # IN (width)
     Py_ssize_t width,
     const floating *restrict mean_hi,   # IN (width), as are the next three
     const floating *restrict mean_lo,
     const floating *restrict scale,
     const floating *restrict shift,
-    floating *y,                        # OUT (width)
-    Store store,
+    floating *restrict y,               # OUT (width)
 ) noexcept nogil:
     """Each number is of a column with its own mean and scale."""
+    cdef Py_ssize_t j
+    for j in range(width):
+        y[j] = normalized(x[j], mean_hi[j], mean_lo[j], scale[j], shift[j])
+
+
+cdef void normalize_rows(
+    const floating *x,                  # IN (size), rows of `width` without a gap
+    Py_ssize_t size,
+    Py_ssize_t width,
+    const floating *mean_hi,            # IN (width), as are the next three, repeated for BURST numbers more
+    const floating *mean_lo,
+    const floating *scale,
+    const floating *shift,
+    floating *y,                        # OUT (size)
+    Store store,
+) noexcept nogil:
     cdef floating burst[BURST]
-    cdef Py_ssize_t j = 0, k, size
-    while j < width:
-        size = stretch(y + j, width - j, store)
-        if size == BURST:
-            for k in range(BURST):
-                burst[k] = normalized(x[j + k], mean_hi[j + k], mean_lo[j + k], scale[j + k], shift[j + k])
-            put(y + j, burst, store)
+    cdef Py_ssize_t i = 0, j = 0, here
+    while i < size:
+        here = stretch(y + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
+        if store == DIRECT:
+            normalize_row(x + i, here, mean_hi + j, mean_lo + j, scale + j, shift + j, y + i)
+        elif here == BURST:
+            normalize_row(x + i, BURST, mean_hi + j, mean_lo + j, scale + j, shift + j, burst)
+            put(y + i, burst, store)
         else:
-            for k in range(j, j + size):
-                y[k] = normalized(x[k], mean_hi[k], mean_lo[k], scale[k], shift[k])
-        j += size
+            normalize_row(x + i, here, mean_hi + j, mean_lo + j, scale + j, shift + j, burst)
+            memcpy(y + i, burst, here * sizeof(floating))
+        i += here
+        j = (j + here) % width if j + here >= width else j + here
 
 
 cdef void normalize_run(
