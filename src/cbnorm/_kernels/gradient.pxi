@@ -130,16 +130,18 @@ cdef void add_run_gradients(
     """Sums over runs with one mean."""
     cdef double totals[LANES]
     cdef double products[LANES]
-    cdef Py_ssize_t k, whole = size // LANES
+    cdef Py_ssize_t i, k, start, whole = size // LANES
     for k in range(LANES):
         totals[k] = 0
         products[k] = 0
     if height == 1:
         add_gradient_lanes(dout, x, LANES, whole, 0, mean_hi, mean_lo, inv_std, totals, products)
     else:
-        for k in range(whole):
-            add_gradient_lanes(dout + k * LANES, offset(x, k * LANES), stride, height, 0, mean_hi, mean_lo, inv_std,
-                               totals, products)
+        for i in range((height + 3) // 4):
+            for k in range(whole):
+                start = 4 * i * stride + k * LANES
+                add_gradient_lanes(dout + start, offset(x, start), stride, min(4, height - 4 * i), 0,
+                                   mean_hi, mean_lo, inv_std, totals, products)
     if whole == 0:
         add_few_gradients(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
     elif size > whole * LANES:          # the last LANES numbers, of which some were counted

@@ -222,7 +222,7 @@ cdef void run_moments(
     cdef double total[LANES]
     cdef double squares[LANES]
     cdef double pivot = x[0] if centred else 0
-    cdef Py_ssize_t k, first = min(size, <Py_ssize_t>LANES), whole = size // LANES
+    cdef Py_ssize_t i, k, first = min(size, <Py_ssize_t>LANES), whole = size // LANES
     for k in range(LANES):
         total[k] = 0
         squares[k] = 0
@@ -235,8 +235,9 @@ cdef void run_moments(
     if height == 1:
         add_lanes(x, LANES, whole, 0, pivot, total, squares)
     else:
-        for k in range(whole):
-            add_lanes(x + k * LANES, stride, height, 0, pivot, total, squares)
+        for i in range((height + 3) // 4):
+            for k in range(whole):
+                add_lanes(x + 4 * i * stride + k * LANES, stride, min(4, height - 4 * i), 0, pivot, total, squares)
     if whole == 0:
         add_few(x, stride, height, size, pivot, total, squares)
     elif size > whole * LANES:          # the last LANES numbers, of which some were counted
