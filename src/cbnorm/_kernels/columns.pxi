@@ -197,7 +197,7 @@ cdef void normalize_columns(
         mean_hi = factors + task.left
         for row in range(task.runs):
             start = task.start + row * width
-            normalize_rows(x + start, task.size, width, mean_hi, mean_hi + apart, mean_hi + 2 * apart,
+            store_normalized_rows(x + start, task.size, width, mean_hi, mean_hi + apart, mean_hi + 2 * apart,
                            mean_hi + 3 * apart, y + start, store)
     end_stores(store)
 
@@ -299,7 +299,7 @@ cdef void differentiate_columns(
         mean_hi = factors + task.left
         for row in range(task.runs):
             start = task.start + row * width
-            input_gradient_rows(
+            store_gradient_rows(
                 dout + start, x + start, task.size, width, mean_hi, mean_hi + apart, mean_hi + 2 * apart,
                 mean_hi + 3 * apart, mean_hi + 4 * apart, dx + start, store)
     end_stores(store)

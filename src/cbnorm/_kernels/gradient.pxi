@@ -174,12 +174,41 @@ cdef inline void input_gradient_row(
         dx[j] = input_gradient(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
 
 
-cdef void input_gradient_rows(
+cdef inline void input_gradient_run(
+    const floating *restrict dout,      # IN (size)
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
+    floating *restrict dx,              # OUT (size)
+) noexcept nogil:
+    """One mean and scale for all; gamma where the slope and offset are of dout·gamma, else 1."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        dx[i] = input_gradient(dout[i] * gamma, x[i], mean_hi, mean_lo, scale, slope, offset)
+
+
+cdef inline void input_gradient_scaled(
+    const floating *restrict dout,      # IN (size)
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    const floating *restrict gamma,     # IN (size)
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
+    floating *restrict dx,              # OUT (size)
+) noexcept nogil:
+    """One mean and scale for all, a gamma for each number."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        dx[i] = input_gradient(dout[i] * gamma[i], x[i], mean_hi, mean_lo, scale, slope, offset)
+
+
+# The same, stored as `store` says.
+
+cdef void store_gradient_rows(
     const floating *dout,               # IN (size), rows of `width` without a gap
     const floating *x,                  # IN (size)
     Py_ssize_t size,
     Py_ssize_t width,
-    const floating *mean_hi,            # IN (width), as are the next four, repeated for BURST numbers more
+    const floating *mean_hi,            # IN (width), as are the next four; the first BURST once more at the end
     const floating *mean_lo,
     const floating *scale,
     const floating *slope,
@@ -203,51 +232,46 @@ cdef void input_gradient_rows(
         j = (j + here) % width if j + here >= width else j + here
 
 
-cdef void input_gradient_run(
-    const floating *dout,               # IN (size)
-    const floating *restrict x,         # IN (size)
-    Py_ssize_t size,
+cdef inline void store_gradient_run(
+    const floating *dout, const floating *x, Py_ssize_t size,
     floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
-    floating *dx,                       # OUT (size)
-    Store store,
+    floating *dx, Store store,
 ) noexcept nogil:
-    """One mean and scale for all; gamma where the slope and offset are of dout·gamma, else 1."""
     cdef floating burst[BURST]
-    cdef Py_ssize_t i = 0, k, here
+    cdef Py_ssize_t i = 0, here
+    if store == DIRECT:
+        input_gradient_run(dout, x, size, mean_hi, mean_lo, gamma, scale, slope, offset, dx)
+        return
     while i < size:
         here = stretch(dx + i, size - i, store)
         if here == BURST:
-            for k in range(BURST):
-                burst[k] = input_gradient(dout[i + k] * gamma, x[i + k], mean_hi, mean_lo, scale, slope, offset)
+            input_gradient_run(dout + i, x + i, BURST, mean_hi, mean_lo, gamma, scale, slope, offset, burst)
             put(dx + i, burst, store)
         else:
-            for k in range(i, i + here):
-                dx[k] = input_gradient(dout[k] * gamma, x[k], mean_hi, mean_lo, scale, slope, offset)
+            input_gradient_run(dout + i, x + i, here, mean_hi, mean_lo, gamma, scale, slope, offset, burst)
+            memcpy(dx + i, burst, here * sizeof(floating))
         i += here
 
 
-cdef void input_gradient_scaled(
-    const floating *dout,               # IN (size)
-    const floating *restrict x,         # IN (size)
-    Py_ssize_t size,
-    const floating *restrict gamma,     # IN (size)
-    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
-    floating *dx,                       # OUT (size)
-    Store store,
+cdef inline void store_gradient_scaled(
+    const floating *dout, const floating *x, Py_ssize_t size, const floating *gamma,
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset, floating *dx, Store store,
 ) noexcept nogil:
-    """One mean and scale for all, a gamma for each number."""
     cdef floating burst[BURST]
-    cdef Py_ssize_t i = 0, k, here
+    cdef Py_ssize_t i = 0, here
+    if store == DIRECT:
+        input_gradient_scaled(dout, x, size, gamma, mean_hi, mean_lo, scale, slope, offset, dx)
+        return
     while i < size:
         here = stretch(dx + i, size - i, store)
         if here == BURST:
-            for k in range(BURST):
-                burst[k] = input_gradient(
-                    dout[i + k] * gamma[i + k], x[i + k], mean_hi, mean_lo, scale, slope, offset)
+            input_gradient_scaled(
+                dout + i, x + i, BURST, gamma + i, mean_hi, mean_lo, scale, slope, offset, burst)
             put(dx + i, burst, store)
         else:
-            for k in range(i, i + here):
-                dx[k] = input_gradient(dout[k] * gamma[k], x[k], mean_hi, mean_lo, scale, slope, offset)
+            input_gradient_scaled(
+                dout + i, x + i, here, gamma + i, mean_hi, mean_lo, scale, slope, offset, burst)
+            memcpy(dx + i, burst, here * sizeof(floating))
         i += here
 
 

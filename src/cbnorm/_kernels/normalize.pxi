@@ -26,11 +26,39 @@ cdef inline void normalize_row(
         y[j] = normalized(x[j], mean_hi[j], mean_lo[j], scale[j], shift[j])
 
 
-cdef void normalize_rows(
+cdef inline void normalize_run(
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating scale, floating shift,
+    floating *restrict y,               # OUT (size)
+) noexcept nogil:
+    """One mean and scale for all."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        y[i] = normalized(x[i], mean_hi, mean_lo, scale, shift)
+
+
+cdef inline void normalize_scaled(
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *restrict gamma,     # IN (size)
+    const floating *restrict beta,      # IN (size)
+    floating *restrict y,               # OUT (size)
+) noexcept nogil:
+    """One mean and deviation for all, a gamma and beta for each number."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        y[i] = normalized(x[i], mean_hi, mean_lo, gamma[i] * inv_std, beta[i])
+
+
+# The same, stored as `store` says.
+
+cdef void store_normalized_rows(
     const floating *x,                  # IN (size), rows of `width` without a gap
     Py_ssize_t size,
     Py_ssize_t width,
-    const floating *mean_hi,            # IN (width), as are the next three, repeated for BURST numbers more
+    const floating *mean_hi,            # IN (width), as are the next three; the first BURST once more at the end
     const floating *mean_lo,
     const floating *scale,
     const floating *shift,
@@ -53,47 +81,41 @@ cdef void normalize_rows(
         j = (j + here) % width if j + here >= width else j + here
 
 
-cdef void normalize_run(
-    const floating *x,                  # IN (size)
-    Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating scale, floating shift,
-    floating *y,                        # OUT (size)
+cdef inline void store_normalized_run(
+    const floating *x, Py_ssize_t size, floating mean_hi, floating mean_lo, floating scale, floating shift, floating *y,
     Store store,
 ) noexcept nogil:
-    """One mean and scale for all."""
     cdef floating burst[BURST]
-    cdef Py_ssize_t i = 0, k, here
+    cdef Py_ssize_t i = 0, here
+    if store == DIRECT:
+        normalize_run(x, size, mean_hi, mean_lo, scale, shift, y)
+        return
     while i < size:
         here = stretch(y + i, size - i, store)
         if here == BURST:
-            for k in range(BURST):
-                burst[k] = normalized(x[i + k], mean_hi, mean_lo, scale, shift)
+            normalize_run(x + i, BURST, mean_hi, mean_lo, scale, shift, burst)
             put(y + i, burst, store)
         else:
-            for k in range(i, i + here):
-                y[k] = normalized(x[k], mean_hi, mean_lo, scale, shift)
+            normalize_run(x + i, here, mean_hi, mean_lo, scale, shift, burst)
+            memcpy(y + i, burst, here * sizeof(floating))
         i += here
 
 
-cdef void normalize_scaled(
-    const floating *x,                  # IN (size)
-    Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating inv_std,
-    const floating *restrict gamma,     # IN (size)
-    const floating *restrict beta,      # IN (size)
-    floating *y,                        # OUT (size)
-    Store store,
+cdef inline void store_normalized_scaled(
+    const floating *x, Py_ssize_t size, floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *gamma, const floating *beta, floating *y, Store store,
 ) noexcept nogil:
-    """One mean and deviation for all, a gamma and beta for each number."""
     cdef floating burst[BURST]
-    cdef Py_ssize_t i = 0, k, here
+    cdef Py_ssize_t i = 0, here
+    if store == DIRECT:
+        normalize_scaled(x, size, mean_hi, mean_lo, inv_std, gamma, beta, y)
+        return
     while i < size:
         here = stretch(y + i, size - i, store)
         if here == BURST:
-            for k in range(BURST):
-                burst[k] = normalized(x[i + k], mean_hi, mean_lo, gamma[i + k] * inv_std, beta[i + k])
+            normalize_scaled(x + i, BURST, mean_hi, mean_lo, inv_std, gamma + i, beta + i, burst)
             put(y + i, burst, store)
         else:
-            for k in range(i, i + here):
-                y[k] = normalized(x[k], mean_hi, mean_lo, gamma[k] * inv_std, beta[k])
+            normalize_scaled(x + i, here, mean_hi, mean_lo, inv_std, gamma + i, beta + i, burst)
+            memcpy(y + i, burst, here * sizeof(floating))
         i += here

@@ -4,13 +4,14 @@
 # A. A channel is cut into parts of at most PIECE numbers: a number of whole runs, or a piece of a long one.
 # B. A task is a chunk of a channel's parts, with sums of its own; chunks depend on the shape alone and
 #    merge in order: the same bits for any number of threads.
-# C. Where a channel fits in cache and there are enough of them, a thread does all of one channel before the
-#    next, so that the second pass reads from there. Else all channels pass together, in the order of memory.
+# C. Where channels fit in cache and there are enough of them, a thread does all of some before the next, so
+#    that the second pass reads from there. Else all channels pass together, in the order of memory.
 
 from cython.parallel cimport parallel, threadid
 
 cdef enum:
     CHUNK = 65536           # numbers of a task
+    MOST_FUSED = 16         # channels, whose divisions and square roots are taken together
 
 
 cdef struct Planes:
@@ -111,16 +112,15 @@ cdef inline void normalize_plane(
 ) noexcept nogil:
     """Neighbouring numbers of one channel."""
     cdef Py_ssize_t channels = lay.channels
-    normalize_run(x, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
+    store_normalized_run(x, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
                   factors[3 * channels + channel], y, store)
 
 
 cdef void normalize_span(
-    const floating *x, floating *y, const Planes *lay, const floating *factors, bint streamed,
-    Py_ssize_t first, Py_ssize_t last,
+    const floating *x, floating *y, const Planes *lay, const floating *factors,
+    Py_ssize_t first, Py_ssize_t last, Store store,
 ) noexcept nogil:
     """Numbers first to last - 1, in the order of memory."""
-    cdef Store store = store_for(y, x, streamed)
     cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
@@ -131,7 +131,6 @@ cdef void normalize_span(
         if left == 0:
             left = lay.inner
             channel = channel + 1 if channel + 1 < channels else 0
-    end_stores(store)
 
 
 # A thread's part of each pass over all channels, and of all passes over its channels.
@@ -146,37 +145,43 @@ cdef void collect_planes(
 
 cdef void forward_fused(
     const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, Store store, Py_ssize_t fused,
     int thread, int threads,
 ) noexcept nogil:
-    cdef Store store = store_for(y, x, streamed)
-    cdef Py_ssize_t channel, chunk, outer, start
-    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
-        for chunk in range(lay.chunks):
-            collect_plane_moments(x, lay, channel, chunk, partial)
-        prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, channel, channel + 1)
+    cdef Py_ssize_t channel, end, chunk, outer, start
+    cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
+    while first < last:
+        end = min(last, first + fused)
+        for channel in range(first, end):
+            for chunk in range(lay.chunks):
+                collect_plane_moments(x, lay, channel, chunk, partial)
+        prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, first, end)
         for outer in range(lay.outer - 1, -1, -1):
-            start = (outer * lay.channels + channel) * lay.inner
-            normalize_plane(x + start, y + start, lay, factors, channel, lay.inner, store)
+            start = outer * lay.channels * lay.inner
+            normalize_span(x, y, lay, factors, start + first * lay.inner, start + end * lay.inner, store)
+        first = end
     end_stores(store)
 
 
-cdef inline bint is_fused(const Planes *lay, size_t itemsize, bint streamed, int threads) noexcept nogil:
-    """Whether a channel stays where the second pass gains: in a core's own cache; or in the one they share, where
-    the whole array does not. `itemsize` is that of all arrays which are read."""
+cdef inline Py_ssize_t fused_channels(const Planes *lay, size_t itemsize, bint streamed, int threads) noexcept nogil:
+    """How many channels a thread takes through both passes at a time: as many as stay in its own cache, or one where
+    that stays in the shared cache and the whole array does not; else 0. `itemsize` is that of all arrays read."""
     cdef Py_ssize_t size = lay.outer * lay.inner * itemsize
     if lay.channels < 2 * threads or lay.inner < LANES:
-        return False
-    return 5 * size <= 4 * core_cache_bytes or (streamed and size * threads <= cache_bytes // 2)
+        return 0
+    if 5 * size <= 4 * core_cache_bytes:
+        return max(1, min(core_cache_bytes // (4 * size), min(lay.channels // threads, <Py_ssize_t>MOST_FUSED)))
+    return streamed and size * threads <= cache_bytes // 2
 
 
 cdef void planes_forward_share(
     const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed, bint fused,
+    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed, Py_ssize_t fused,
     int thread, int threads,
 ) noexcept nogil:
-    if fused:
-        forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, thread, threads)
+    cdef Store store = store_for(y, x, streamed)
+    if fused > 0:
+        forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, store, fused, thread, threads)
         return
     if channels.m2 != NULL:
         collect_planes(x, lay, partial, thread, threads)
@@ -185,8 +190,9 @@ cdef void planes_forward_share(
                            share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
     barrier(threads)
     if y != NULL:
-        normalize_span(x, y, lay, factors, streamed, share(lay.size, thread, threads),
-                       share(lay.size, thread + 1, threads))
+        normalize_span(x, y, lay, factors, share(lay.size, thread, threads), share(lay.size, thread + 1, threads),
+                       store)
+        end_stores(store)
 
 
 cdef void planes_forward(
@@ -196,7 +202,9 @@ cdef void planes_forward(
     const floating *gamma, const floating *beta,
     double *partial, floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef bint fused = channels.m2 != NULL and y != NULL and is_fused(lay, sizeof(floating), streamed, threads)
+    cdef Py_ssize_t fused = 0
+    if channels.m2 != NULL and y != NULL:
+        fused = fused_channels(lay, sizeof(floating), streamed, threads)
     if threads == 1:
         planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused, 0, 1)
         return
@@ -250,16 +258,15 @@ cdef inline void differentiate_plane(
 ) noexcept nogil:
     """Neighbouring numbers of one channel."""
     cdef Py_ssize_t channels = lay.channels
-    input_gradient_run(dout, x, size, factors[channel], factors[channels + channel], 1, factors[2 * channels + channel],
+    store_gradient_run(dout, x, size, factors[channel], factors[channels + channel], 1, factors[2 * channels + channel],
                        factors[3 * channels + channel], factors[4 * channels + channel], dx, store)
 
 
 cdef void differentiate_span(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    bint streamed, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t first, Py_ssize_t last, Store store,
 ) noexcept nogil:
     """Numbers first to last - 1, in the order of memory."""
-    cdef Store store = store_for(dx, dout, streamed)
     cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
@@ -270,7 +277,6 @@ cdef void differentiate_span(
         if left == 0:
             left = lay.inner
             channel = channel + 1 if channel + 1 < channels else 0
-    end_stores(store)
 
 
 # A thread's part of each pass over all channels, and of all passes over its channels.
@@ -287,29 +293,33 @@ cdef void collect_planes_gradients(
 cdef void backward_fused(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
     const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
-    bint streamed, int thread, int threads,
+    Store store, Py_ssize_t fused, int thread, int threads,
 ) noexcept nogil:
-    cdef Store store = store_for(dx, dout, streamed)
-    cdef Py_ssize_t channel, chunk, outer, start
-    for channel in range(share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads)):
-        prepare_xhat(channels, factors, lay.channels, channel, channel + 1)
-        for chunk in range(lay.chunks):
-            collect_plane_gradients(dout, x, lay, factors, channel, chunk, partial)
-        prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, channel, channel + 1)
+    cdef Py_ssize_t channel, end, chunk, outer, start
+    cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
+    while first < last:
+        end = min(last, first + fused)
+        prepare_xhat(channels, factors, lay.channels, first, end)
+        for channel in range(first, end):
+            for chunk in range(lay.chunks):
+                collect_plane_gradients(dout, x, lay, factors, channel, chunk, partial)
+        prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, end)
         for outer in range(lay.outer - 1, -1, -1):
-            start = (outer * lay.channels + channel) * lay.inner
-            differentiate_plane(dout + start, x + start, dx + start, lay, factors, channel, lay.inner, store)
+            start = outer * lay.channels * lay.inner
+            differentiate_span(dout, x, dx, lay, factors, start + first * lay.inner, start + end * lay.inner, store)
+        first = end
     end_stores(store)
 
 
 cdef void planes_backward_share(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
     const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
-    bint streamed, bint fused, int thread, int threads,
+    bint streamed, Py_ssize_t fused, int thread, int threads,
 ) noexcept nogil:
+    cdef Store store = store_for(dx, dout, streamed)
     cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
-    if fused:
-        backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, thread, threads)
+    if fused > 0:
+        backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, store, fused, thread, threads)
         return
     if partial != NULL:
         prepare_xhat(channels, factors, lay.channels, first, last)
@@ -323,9 +333,10 @@ cdef void planes_backward_share(
     first = share(lay.size, thread, threads)
     last = share(lay.size, thread + 1, threads)
     if channels.m2 != NULL:
-        differentiate_span(dout, x, dx, lay, factors, streamed, first, last)
+        differentiate_span(dout, x, dx, lay, factors, first, last, store)
     else:
-        normalize_span(dout, dx, lay, factors, streamed, first, last)
+        normalize_span(dout, dx, lay, factors, first, last, store)
+    end_stores(store)
 
 
 cdef void planes_backward(
@@ -336,7 +347,9 @@ cdef void planes_backward(
     double *partial,            # NULL: no sums are wanted
     floating *factors, bint streamed, int threads,
 ) noexcept nogil:
-    cdef bint fused = channels.m2 != NULL and dx != NULL and is_fused(lay, 2 * sizeof(floating), streamed, threads)
+    cdef Py_ssize_t fused = 0
+    if channels.m2 != NULL and dx != NULL:
+        fused = fused_channels(lay, 2 * sizeof(floating), streamed, threads)
     if threads == 1:
         planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused, 0, 1)
         return

@@ -89,10 +89,10 @@ cdef void normalize_one_row(
 ) noexcept nogil:
     cdef Py_ssize_t run
     if lay.inner == 1:
-        normalize_scaled(x, lay.size, mean_hi, mean_lo, inv_std, gamma, beta, y, store)
+        store_normalized_scaled(x, lay.size, mean_hi, mean_lo, inv_std, gamma, beta, y, store)
         return
     for run in range(lay.runs):
-        normalize_run(x + run * lay.inner, lay.inner, mean_hi, mean_lo, gamma[run] * inv_std, beta[run],
+        store_normalized_run(x + run * lay.inner, lay.inner, mean_hi, mean_lo, gamma[run] * inv_std, beta[run],
                       y + run * lay.inner, store)
 
 
@@ -207,7 +207,7 @@ cdef void differentiate_layers(
             add_row_gradients(dout + start, x + start, lay.size, 1, &mean_hi[i], &mean_lo[i], &inv_std[i],
                               partial + parameter, partial + lay.parameters + parameter)
         if dx != NULL:
-            input_gradient_scaled(dout + start, x + start, lay.size, gamma + parameter, mean_hi[i], mean_lo[i],
+            store_gradient_scaled(dout + start, x + start, lay.size, gamma + parameter, mean_hi[i], mean_lo[i],
                                   inv_std[i], slope[i], offset[i], dx + start, store)
 
 
@@ -237,7 +237,7 @@ cdef void differentiate_group(
     find_slope(lay, total, product, inv_std, &slope, &offset)
     for run in range(lay.runs):
         start = row * lay.size + run * lay.inner
-        input_gradient_run(dout + start, x + start, lay.inner, mean_hi, mean_lo, gamma[parameter + run], inv_std,
+        store_gradient_run(dout + start, x + start, lay.inner, mean_hi, mean_lo, gamma[parameter + run], inv_std,
                            slope, offset, dx + start, store)
 
 
