@@ -275,7 +275,10 @@ cdef inline void store_gradient_scaled(
         i += here
 
 
-# Where each row has its own statistics: parameter gradients down the columns, and dxhat.
+# Where each row has its own statistics: parameter gradients down the columns, and sums of dxhat = dout·gamma.
+
+cdef enum:
+    QUARTER = 16        # LANES / 2: rows are short
 
 cdef void add_row_gradients(
     const floating *restrict dout,      # IN (height, width)
@@ -310,9 +313,70 @@ cdef void add_row_gradients(
                + d * normalized_input(x[3 * width + j], mean_hi[3], mean_lo[3], inv_std[3])))
 
 
-cdef void multiply(
-    const floating *restrict dout, const floating *restrict gamma, floating *restrict dxhat, Py_ssize_t size
+cdef inline void add_dxhat_quarters(
+    const floating *restrict dout,      # IN (4 * QUARTER)
+    const floating *restrict x,         # IN (4 * QUARTER)
+    const floating *restrict gamma,     # IN (4 * QUARTER)
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *restrict total,             # INOUT (QUARTER) Σ dxhat
+    double *restrict product,           # INOUT (QUARTER) Σ dxhat·xhat
 ) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(size):
-        dxhat[i] = dout[i] * gamma[i]
+    cdef Py_ssize_t k
+    cdef floating a, b, c, d
+    for k in range(QUARTER):
+        a = dout[k] * gamma[k]
+        b = dout[QUARTER + k] * gamma[QUARTER + k]
+        c = dout[2 * QUARTER + k] * gamma[2 * QUARTER + k]
+        d = dout[3 * QUARTER + k] * gamma[3 * QUARTER + k]
+        total[k] += (a + b) + (c + d)
+        a *= normalized_input(x[k], mean_hi, mean_lo, inv_std)
+        b *= normalized_input(x[QUARTER + k], mean_hi, mean_lo, inv_std)
+        c *= normalized_input(x[2 * QUARTER + k], mean_hi, mean_lo, inv_std)
+        d *= normalized_input(x[3 * QUARTER + k], mean_hi, mean_lo, inv_std)
+        product[k] += (a + b) + (c + d)
+
+
+cdef void add_dxhat_rest(
+    const floating *dout, const floating *x, const floating *gamma, Py_ssize_t size,    # less than 4 * QUARTER
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *total,              # INOUT (QUARTER) Σ dxhat
+    double *product,            # INOUT (QUARTER) Σ dxhat·xhat
+) noexcept nogil:
+    """Filled up with numbers that add nothing."""
+    cdef floating padded[3 * 4 * QUARTER]
+    cdef const floating *filled = padded
+    cdef Py_ssize_t k, full = 4 * QUARTER
+    for k in range(full):
+        padded[k] = 0
+        padded[full + k] = mean_hi
+        padded[2 * full + k] = 0
+    memcpy(padded, dout, size * sizeof(floating))
+    memcpy(padded + full, x, size * sizeof(floating))
+    memcpy(padded + 2 * full, gamma, size * sizeof(floating))
+    add_dxhat_quarters(filled, filled + full, filled + 2 * full, mean_hi, mean_lo, inv_std, total, product)
+
+
+cdef void sum_dxhat(
+    const floating *dout,               # IN (size)
+    const floating *x,                  # IN (size)
+    const floating *gamma,              # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating inv_std,
+    double *total,                      # OUT Σ dxhat
+    double *product,                    # OUT Σ dxhat·xhat
+) noexcept nogil:
+    """Sums over a row with a gamma for each number, whose quarters are added side by side."""
+    cdef double totals[QUARTER]
+    cdef double products[QUARTER]
+    cdef Py_ssize_t k, start = 0
+    for k in range(QUARTER):
+        totals[k] = 0
+        products[k] = 0
+    for k in range(size // (4 * QUARTER)):
+        add_dxhat_quarters(dout + start, x + start, gamma + start, mean_hi, mean_lo, inv_std, totals, products)
+        start += 4 * QUARTER
+    if start < size:
+        add_dxhat_rest(dout + start, x + start, gamma + start, size - start, mean_hi, mean_lo, inv_std,
+                       totals, products)
+    total[0] = sum_of_half(totals)
+    product[0] = sum_of_half(products)

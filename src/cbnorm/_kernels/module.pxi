@@ -29,7 +29,7 @@ cdef inline void *data(object array) noexcept:
 # What calls adapt to. The sizes of the caches are this machine's; the grain was measured on two.
 cdef Py_ssize_t cache_bytes = last_level_cache()
 cdef Py_ssize_t core_cache_bytes = core_cache()
-cdef Py_ssize_t grain = 32768   # numbers for each thread: with fewer, waking it costs more than it does
+cdef Py_ssize_t grain = 16384   # numbers for each thread: with fewer, waking it costs more than it does
 
 
 def set_cache_bytes(size):
@@ -90,6 +90,7 @@ cdef int forward(
     cdef bint streamed = is_streamed(2 * outer * channels.channels * inner * sizeof(floating))
     if inner == 1:
         columns = lay_columns(outer, channels.channels, sizeof(floating))
+        threads = <int>min(<Py_ssize_t>threads, columns.tasks)
         partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
         factors = <floating *>malloc(4 * columns.apart * sizeof(floating))
     else:
@@ -142,6 +143,7 @@ cdef int backward(
     cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
     if inner == 1:
         columns = lay_columns(outer, channels.channels, 2 * sizeof(floating))
+        threads = <int>min(<Py_ssize_t>threads, columns.tasks)
         partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
         factors = <floating *>malloc(5 * columns.apart * sizeof(floating))
     else:

@@ -153,22 +153,6 @@ cdef inline void find_slope(
     offset[0] = <floating>(total * lay.one_by_size if lay.centred else 0)
 
 
-cdef void add_layer_sums(
-    const floating *dout, const floating *x, const Rows *lay, const floating *gamma,
-    floating mean_hi, floating mean_lo, floating inv_std,
-    double *total,              # INOUT Σ dxhat
-    double *product,            # INOUT Σ dxhat·xhat
-) noexcept nogil:
-    """Of a row with a gamma for each number."""
-    cdef floating dxhat[PIECE]
-    cdef Py_ssize_t start = 0, size
-    while start < lay.size:
-        size = min(<Py_ssize_t>PIECE, lay.size - start)
-        multiply(dout + start, gamma + start, dxhat, size)
-        add_run_gradients(dxhat, x + start, 0, 1, size, mean_hi, mean_lo, inv_std, total, product)
-        start += size
-
-
 cdef void differentiate_layers(
     const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row, Py_ssize_t height,
     const double *statistics, const floating *gamma,
@@ -192,9 +176,8 @@ cdef void differentiate_layers(
         if dx != NULL:
             start = (row + i) * lay.size
             parameter = first_parameter(lay, row + i)
-            total = product = 0
-            add_layer_sums(dout + start, x + start, lay, gamma + parameter, mean_hi[i], mean_lo[i], inv_std[i],
-                           &total, &product)
+            sum_dxhat(dout + start, x + start, gamma + parameter, lay.size, mean_hi[i], mean_lo[i], inv_std[i],
+                      &total, &product)
             find_slope(lay, total, product, inv_std[i], &slope[i], &offset[i])
     if partial != NULL and lay.groups == 1:
         start = row * lay.size

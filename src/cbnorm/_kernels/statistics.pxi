@@ -149,16 +149,21 @@ cdef void column_moments(
         centre(one_by_count, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
 
 
-cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
-    """By halving: a fixed order that vectorizes."""
-    cdef double sixteen[16]
+cdef inline double sum_of_half(const double *lanes) noexcept nogil:
+    """Of LANES / 2 numbers, by halving: a fixed order that vectorizes."""
     cdef double eight[8]
+    cdef Py_ssize_t k
+    for k in range(8):
+        eight[k] = lanes[k] + lanes[8 + k]
+    return (((eight[0] + eight[4]) + (eight[2] + eight[6])) + ((eight[1] + eight[5]) + (eight[3] + eight[7])))
+
+
+cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
+    cdef double sixteen[16]
     cdef Py_ssize_t k
     for k in range(16):
         sixteen[k] = lanes[k] + lanes[16 + k]
-    for k in range(8):
-        eight[k] = sixteen[k] + sixteen[8 + k]
-    return (((eight[0] + eight[4]) + (eight[2] + eight[6])) + ((eight[1] + eight[5]) + (eight[3] + eight[7])))
+    return sum_of_half(sixteen)
 
 
 cdef inline void add_lanes(
