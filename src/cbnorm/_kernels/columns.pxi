@@ -198,7 +198,7 @@ cdef void normalize_columns(
         for row in range(task.runs):
             start = task.start + row * width
             store_normalized_rows(x + start, task.size, width, mean_hi, mean_hi + apart, mean_hi + 2 * apart,
-                           mean_hi + 3 * apart, y + start, store)
+                                  mean_hi + 3 * apart, y + start, store)
     end_stores(store)
 
 

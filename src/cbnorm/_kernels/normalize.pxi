@@ -69,14 +69,13 @@ cdef void store_normalized_rows(
     cdef Py_ssize_t i = 0, j = 0, here
     while i < size:
         here = stretch(y + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
-        if store == DIRECT:
-            normalize_row(x + i, here, mean_hi + j, mean_lo + j, scale + j, shift + j, y + i)
-        elif here == BURST:
+        if here == BURST:
             normalize_row(x + i, BURST, mean_hi + j, mean_lo + j, scale + j, shift + j, burst)
             put(y + i, burst, store)
         else:
-            normalize_row(x + i, here, mean_hi + j, mean_lo + j, scale + j, shift + j, burst)
-            memcpy(y + i, burst, here * sizeof(floating))
+            normalize_row(x + i, here, mean_hi + j, mean_lo + j, scale + j, shift + j,
+                          y + i if store == DIRECT else burst)
+            keep(y + i, burst, here, store)
         i += here
         j = (j + here) % width if j + here >= width else j + here
 
@@ -87,7 +86,7 @@ cdef inline void store_normalized_run(
 ) noexcept nogil:
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, here
-    if store == DIRECT:
+    if store == DIRECT:             # a run may be short
         normalize_run(x, size, mean_hi, mean_lo, scale, shift, y)
         return
     while i < size:
@@ -97,25 +96,23 @@ cdef inline void store_normalized_run(
             put(y + i, burst, store)
         else:
             normalize_run(x + i, here, mean_hi, mean_lo, scale, shift, burst)
-            memcpy(y + i, burst, here * sizeof(floating))
+            keep(y + i, burst, here, store)
         i += here
 
 
-cdef inline void store_normalized_scaled(
+cdef void store_normalized_scaled(
     const floating *x, Py_ssize_t size, floating mean_hi, floating mean_lo, floating inv_std,
     const floating *gamma, const floating *beta, floating *y, Store store,
 ) noexcept nogil:
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, here
-    if store == DIRECT:
-        normalize_scaled(x, size, mean_hi, mean_lo, inv_std, gamma, beta, y)
-        return
     while i < size:
         here = stretch(y + i, size - i, store)
         if here == BURST:
             normalize_scaled(x + i, BURST, mean_hi, mean_lo, inv_std, gamma + i, beta + i, burst)
             put(y + i, burst, store)
         else:
-            normalize_scaled(x + i, here, mean_hi, mean_lo, inv_std, gamma + i, beta + i, burst)
-            memcpy(y + i, burst, here * sizeof(floating))
+            normalize_scaled(x + i, here, mean_hi, mean_lo, inv_std, gamma + i, beta + i,
+                             y + i if store == DIRECT else burst)
+            keep(y + i, burst, here, store)
         i += here

@@ -1,5 +1,6 @@
-# How results are stored. Every loop that writes an array computes `stretch(...)` numbers at a time: all of
-# them where they go straight to memory, else BURST numbers, which stay in registers until all are computed.
+# How results are stored. A loop that writes an array computes `stretch(...)` numbers at a time: all of them where
+# they go straight to the array, else BURST numbers, which stay in registers until all are computed and then go
+# past the caches, or over their own input. So the loops themselves take inputs and outputs to be apart.
 
 from libc.string cimport memcpy
 
@@ -14,7 +15,7 @@ cdef enum:
 
 cdef enum Store:
     DIRECT
-    IN_PLACE            # the output is the input: the compiler must not take them to be apart
+    IN_PLACE            # over the input
     STREAMED            # past the caches
 
 
@@ -39,6 +40,12 @@ cdef inline void put(floating *output, const floating *burst, Store store) noexc
         cbnorm_stream(output, burst, BURST * sizeof(floating))
     else:
         memcpy(output, burst, BURST * sizeof(floating))
+
+
+cdef inline void keep(floating *output, const floating *piece, Py_ssize_t size, Store store) noexcept nogil:
+    """A piece that is no burst, unless it went straight to the array."""
+    if store != DIRECT:
+        memcpy(output, piece, size * sizeof(floating))
 
 
 cdef inline void end_stores(Store store) noexcept nogil:

@@ -1,0 +1,124 @@
+# dx = (gamma·inv_std / M) (M·dout - xhat·dgamma - dbeta), computed as
+# dx = ((dout - (x - mean)·slope) - offset)·scale,
+#      with slope = inv_std·dgamma / M, offset = dbeta / M, scale = gamma·inv_std.
+
+
+cdef inline floating input_gradient(
+    floating dout, floating x, floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset
+) noexcept nogil:
+    return ((dout - ((x - mean_hi) - mean_lo) * slope) - offset) * scale
+
+
+cdef inline void input_gradient_row(
+    const floating *restrict dout,      # IN (width)
+    const floating *restrict x,         # IN (width)
+    Py_ssize_t width,
+    const floating *restrict mean_hi,   # IN (width), as are the next four
+    const floating *restrict mean_lo,
+    const floating *restrict scale,
+    const floating *restrict slope,
+    const floating *restrict offset,
+    floating *restrict dx,              # OUT (width)
+) noexcept nogil:
+    """Each number is of a column with its own statistics."""
+    cdef Py_ssize_t j
+    for j in range(width):
+        dx[j] = input_gradient(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+
+
+cdef inline void input_gradient_run(
+    const floating *restrict dout,      # IN (size)
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
+    floating *restrict dx,              # OUT (size)
+) noexcept nogil:
+    """One mean and scale for all; gamma where the slope and offset are of dout·gamma, else 1."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        dx[i] = input_gradient(dout[i] * gamma, x[i], mean_hi, mean_lo, scale, slope, offset)
+
+
+cdef inline void input_gradient_scaled(
+    const floating *restrict dout,      # IN (size)
+    const floating *restrict x,         # IN (size)
+    Py_ssize_t size,
+    const floating *restrict gamma,     # IN (size)
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
+    floating *restrict dx,              # OUT (size)
+) noexcept nogil:
+    """One mean and scale for all, a gamma for each number."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        dx[i] = input_gradient(dout[i] * gamma[i], x[i], mean_hi, mean_lo, scale, slope, offset)
+
+
+# The same, stored as `store` says.
+
+cdef void store_gradient_rows(
+    const floating *dout,               # IN (size), rows of `width` without a gap
+    const floating *x,                  # IN (size)
+    Py_ssize_t size,
+    Py_ssize_t width,
+    const floating *mean_hi,            # IN (width), as are the next four; the first BURST once more at the end
+    const floating *mean_lo,
+    const floating *scale,
+    const floating *slope,
+    const floating *offset,
+    floating *dx,                       # OUT (size)
+    Store store,
+) noexcept nogil:
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, j = 0, here
+    while i < size:
+        here = stretch(dx + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
+        if here == BURST:
+            input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j, burst)
+            put(dx + i, burst, store)
+        else:
+            input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j,
+                               dx + i if store == DIRECT else burst)
+            keep(dx + i, burst, here, store)
+        i += here
+        j = (j + here) % width if j + here >= width else j + here
+
+
+cdef inline void store_gradient_run(
+    const floating *dout, const floating *x, Py_ssize_t size,
+    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
+    floating *dx, Store store,
+) noexcept nogil:
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, here
+    if store == DIRECT:             # a run may be short
+        input_gradient_run(dout, x, size, mean_hi, mean_lo, gamma, scale, slope, offset, dx)
+        return
+    while i < size:
+        here = stretch(dx + i, size - i, store)
+        if here == BURST:
+            input_gradient_run(dout + i, x + i, BURST, mean_hi, mean_lo, gamma, scale, slope, offset, burst)
+            put(dx + i, burst, store)
+        else:
+            input_gradient_run(dout + i, x + i, here, mean_hi, mean_lo, gamma, scale, slope, offset, burst)
+            keep(dx + i, burst, here, store)
+        i += here
+
+
+cdef void store_gradient_scaled(
+    const floating *dout, const floating *x, Py_ssize_t size, const floating *gamma,
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset, floating *dx, Store store,
+) noexcept nogil:
+    cdef floating burst[BURST]
+    cdef Py_ssize_t i = 0, here
+    while i < size:
+        here = stretch(dx + i, size - i, store)
+        if here == BURST:
+            input_gradient_scaled(
+                dout + i, x + i, BURST, gamma + i, mean_hi, mean_lo, scale, slope, offset, burst)
+            put(dx + i, burst, store)
+        else:
+            input_gradient_scaled(
+                dout + i, x + i, here, gamma + i, mean_hi, mean_lo, scale, slope, offset,
+                dx + i if store == DIRECT else burst)
+            keep(dx + i, burst, here, store)
+        i += here
