@@ -73,7 +73,8 @@ cdef void store_gradient_rows(
     while i < size:
         here = stretch(dx + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
         if here == BURST:
-            input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j, burst)
+            input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j,
+                               burst)
             put(dx + i, burst, store)
         else:
             input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j,

@@ -113,7 +113,7 @@ cdef inline void normalize_plane(
     """Neighbouring numbers of one channel."""
     cdef Py_ssize_t channels = lay.channels
     store_normalized_run(x, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
-                  factors[3 * channels + channel], y, store)
+                         factors[3 * channels + channel], y, store)
 
 
 cdef void normalize_span(
@@ -319,7 +319,8 @@ cdef void planes_backward_share(
     cdef Store store = store_for(dx, dout, streamed)
     cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
     if fused > 0:
-        backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, store, fused, thread, threads)
+        backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, store, fused,
+                       thread, threads)
         return
     if partial != NULL:
         prepare_xhat(channels, factors, lay.channels, first, last)

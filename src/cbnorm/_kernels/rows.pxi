@@ -93,7 +93,7 @@ cdef void normalize_one_row(
         return
     for run in range(lay.runs):
         store_normalized_run(x + run * lay.inner, lay.inner, mean_hi, mean_lo, gamma[run] * inv_std, beta[run],
-                      y + run * lay.inner, store)
+                             y + run * lay.inner, store)
 
 
 cdef void forward_rows(
