@@ -237,3 +237,44 @@ def test_the_size_of_the_cache_changes_no_bit(cache_size, dtype, layout):
         _kernels.active.set_cache_bytes(cache_bytes)
         results.append([values.tobytes() for values in everything(shape, axis, dtype)])
     assert all(result == results[0] for result in results)
+
+
+@pytest.fixture
+def two_busy_threads(kernels):
+    """Share the work of every call, however little that is."""
+    before = _kernels.active.set_grain(1)
+    with cbnorm.threads(2):
+        yield
+    _kernels.active.set_grain(before)
+
+
+def in_guarded_memory(values, start):
+    """A copy that begins `start` numbers after a cache line, and the memory around it."""
+    memory = np.full(values.size + 64, 7, values.dtype)
+    first = -memory.ctypes.data % 64 // values.itemsize + start
+    memory[first : first + values.size] = values.ravel()
+    return memory[first : first + values.size].reshape(values.shape), np.delete(
+        memory, np.s_[first : first + values.size]
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 17, 31, 32, 33, 255, 1000, 2500])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_past_the_cache_go_where_they_belong(cache_size, two_busy_threads, dtype, channels):
+    random = np.random.default_rng(0)
+    gamma, beta = random.standard_normal((2, channels)).astype(dtype)
+    for rows, start in [(2, 1), (3, 3), (15, 5), (33, 0), (200, 15)]:
+        x, dout = random.standard_normal((2, rows, channels)).astype(dtype)
+        results = []
+        for cache_bytes in (2**62, 0):
+            _kernels.active.set_cache_bytes(cache_bytes)
+            (y, around_y), (dx, around_dx) = (in_guarded_memory(values, start) for values in (x, dout))
+            cache = cbnorm.batchnorm_forward(x, gamma, beta, out=y)[1]
+            cbnorm.batchnorm_backward(dx, cache, out=dx)
+            assert (around_y == 7).all()
+            assert (around_dx == 7).all()
+            separate = in_guarded_memory(dout, start)[0]
+            results.append([y, dx, cbnorm.batchnorm_backward(dout, cache, out=separate)[0]])
+        for direct, streamed in zip(*results, strict=True):
+            np.testing.assert_array_equal(streamed, direct)
+        np.testing.assert_array_equal(results[0][1], results[0][2])

@@ -85,7 +85,7 @@ def _draw_ratios(axes, results, heights):
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 1000 * lowest else (1,)))
     axes.xaxis.set_major_formatter("{x:g}×")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _head(axes, "Time of each peer, in times that of cbnorm (○ fresh outputs, ● with out=)")
+    _head(axes, "Time of each peer, in times that of cbnorm\n○ fresh outputs, ● with out=")
 
 
 def _draw_limit(axes, results, heights):
@@ -95,7 +95,7 @@ def _draw_limit(axes, results, heights):
     axes.plot(*np.reshape(found, (-1, 2)).T, "o", color="black", markersize=7, label=f"{US}, out=")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    _head(axes, "Speed as a share of the memory limit (a copy)")
+    _head(axes, "Speed as a share of\nthe memory limit (a copy)")
 
 
 def _head(axes, title):
