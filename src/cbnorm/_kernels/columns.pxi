@@ -154,17 +154,18 @@ cdef void repeat_factors(
     const Columns *lay, floating *factors, int kinds, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """Folded columns have the factors of their channel, as have the first columns once more after the last."""
-    cdef Py_ssize_t kind, fold, column, copy
+    cdef Py_ssize_t kind, fold, start
     cdef floating *row
+    if lay.fold > 1:
+        last = lay.width
     for kind in range(kinds):
         row = factors + kind * lay.apart
         for fold in range(1, lay.fold):
             memcpy(row + fold * lay.channels, row, lay.channels * sizeof(floating))
-        for column in range(first, min(<Py_ssize_t>BURST, last if lay.fold == 1 else lay.width)):
-            copy = column
-            while copy < BURST:
-                row[lay.width + copy] = row[column]
-                copy += lay.width
+        start = first
+        while start < BURST:
+            memcpy(row + lay.width + start, row + first, min(last - first, BURST - start) * sizeof(floating))
+            start += lay.width
 
 
 cdef void prepare_columns_forward(
