@@ -159,30 +159,33 @@ cdef void differentiate_layers(
     double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat; or NULL
     Store store,
 ) noexcept nogil:
-    """Rows row to row + height - 1, at most four, with a gamma for each number."""
-    cdef floating mean_hi[4]
-    cdef floating mean_lo[4]
-    cdef floating inv_std[4]
-    cdef floating slope[4]
-    cdef floating offset[4]
-    cdef double total, product
+    """Rows row to row + height - 1, at most MOST_GROUP, with a gamma for each number."""
+    cdef floating mean_hi[MOST_GROUP]
+    cdef floating mean_lo[MOST_GROUP]
+    cdef floating inv_std[MOST_GROUP]
+    cdef floating slope[MOST_GROUP]
+    cdef floating offset[MOST_GROUP]
+    cdef double total[MOST_GROUP]
+    cdef double product[MOST_GROUP]
     cdef Py_ssize_t i, start, parameter
     if lay.far:
-        start = (row + max(<Py_ssize_t>4, lay.group)) * lay.size
-        cbnorm_prefetch(dout + start, 4 * lay.size * sizeof(floating))
-        cbnorm_prefetch(x + start, 4 * lay.size * sizeof(floating))
+        start = (row + height) * lay.size
+        cbnorm_prefetch(dout + start, height * lay.size * sizeof(floating))
+        cbnorm_prefetch(x + start, height * lay.size * sizeof(floating))
     for i in range(height):
         see_row(statistics, lay, row + i, &mean_hi[i], &mean_lo[i], &inv_std[i])
-        if dx != NULL:
+    if dx != NULL:
+        for i in range(height):
             start = (row + i) * lay.size
-            parameter = first_parameter(lay, row + i)
-            sum_dxhat(dout + start, x + start, gamma + parameter, lay.size, mean_hi[i], mean_lo[i], inv_std[i],
-                      &total, &product)
-            find_slope(lay, total, product, inv_std[i], &slope[i], &offset[i])
+            sum_dxhat(dout + start, x + start, gamma + first_parameter(lay, row + i), lay.size,
+                      mean_hi[i], mean_lo[i], inv_std[i], &total[i], &product[i])
+        for i in range(height):
+            find_slope(lay, total[i], product[i], inv_std[i], &slope[i], &offset[i])
     if partial != NULL and lay.groups == 1:
-        start = row * lay.size
-        add_row_gradients(dout + start, x + start, lay.size, height, mean_hi, mean_lo, inv_std,
-                          partial, partial + lay.parameters)
+        for i in range(0, height, 4):
+            start = (row + i) * lay.size
+            add_row_gradients(dout + start, x + start, lay.size, min(<Py_ssize_t>4, height - i),
+                              &mean_hi[i], &mean_lo[i], &inv_std[i], partial, partial + lay.parameters)
     for i in range(height):
         start = (row + i) * lay.size
         parameter = first_parameter(lay, row + i)
@@ -230,7 +233,7 @@ cdef void backward_rows(
 ) noexcept nogil:
     cdef Store store = store_for(dx, dout, streamed)
     cdef double *sums = NULL
-    cdef Py_ssize_t chunk, row, last
+    cdef Py_ssize_t chunk, row, height, last
     for chunk in range(share(lay.chunks, thread, threads), share(lay.chunks, thread + 1, threads)):
         last = min(lay.rows, (chunk + 1) * lay.chunk)
         if partial != NULL:
@@ -240,9 +243,11 @@ cdef void backward_rows(
             for row in range(chunk * lay.chunk, last):
                 differentiate_group(dout, x, dx, lay, row, statistics, gamma, sums, store)
         else:
-            for row in range(chunk * lay.chunk, last, 4):
-                differentiate_layers(dout, x, dx, lay, row, min(<Py_ssize_t>4, last - row), statistics, gamma, sums,
-                                     store)
+            row = chunk * lay.chunk
+            while row < last:
+                height = min(max(<Py_ssize_t>4, lay.group // 4 * 4), last - row)
+                differentiate_layers(dout, x, dx, lay, row, height, statistics, gamma, sums, store)
+                row += height
     end_stores(store)
 
 

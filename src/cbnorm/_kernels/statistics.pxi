@@ -152,10 +152,13 @@ cdef void column_moments(
 cdef inline double sum_of_half(const double *lanes) noexcept nogil:
     """Of LANES / 2 numbers, by halving: a fixed order that vectorizes."""
     cdef double eight[8]
+    cdef double four[4]
     cdef Py_ssize_t k
     for k in range(8):
         eight[k] = lanes[k] + lanes[8 + k]
-    return (((eight[0] + eight[4]) + (eight[2] + eight[6])) + ((eight[1] + eight[5]) + (eight[3] + eight[7])))
+    for k in range(4):
+        four[k] = eight[k] + eight[4 + k]
+    return (four[0] + four[2]) + (four[1] + four[3])
 
 
 cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
