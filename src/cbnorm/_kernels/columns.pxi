@@ -153,7 +153,8 @@ cdef void merge_partial_moments(
 cdef void repeat_factors(
     const Columns *lay, floating *factors, int kinds, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """Folded columns have the factors of their channel, as have the first columns once more after the last."""
+    """Folded columns have the factors of their channel, as have the first columns once more after the last,
+    where a burst goes over the end of a row."""
     cdef Py_ssize_t kind, fold, start
     cdef floating *row
     if lay.fold > 1:

@@ -27,7 +27,8 @@ cdef inline void *data(object array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-# What calls adapt to. The sizes of the caches are this machine's; the grain was measured on two.
+# What calls adapt to. The sizes of the caches are this machine's; the grain was measured, on one
+# with AVX-512 (asv_bench/benchmarks/grain.py).
 cdef Py_ssize_t cache_bytes = last_level_cache()
 cdef Py_ssize_t core_cache_bytes = core_cache()
 cdef Py_ssize_t grain = 16384   # numbers for each thread: with fewer, waking it costs more than it does

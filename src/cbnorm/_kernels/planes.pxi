@@ -106,16 +106,6 @@ cdef void prepare_planes_forward(
         prepare_normalize(channels, gamma, beta, factors, lay.channels, first, last)
 
 
-cdef inline void normalize_plane(
-    const floating *x, floating *y, const Planes *lay, const floating *factors, Py_ssize_t channel, Py_ssize_t size,
-    Store store,
-) noexcept nogil:
-    """Neighbouring numbers of one channel."""
-    cdef Py_ssize_t channels = lay.channels
-    store_normalized_run(x, size, factors[channel], factors[channels + channel], factors[2 * channels + channel],
-                         factors[3 * channels + channel], y, store)
-
-
 cdef void normalize_span(
     const floating *x, floating *y, const Planes *lay, const floating *factors,
     Py_ssize_t first, Py_ssize_t last, Store store,
@@ -125,7 +115,8 @@ cdef void normalize_span(
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
         size = min(left, last - first)
-        normalize_plane(x + first, y + first, lay, factors, channel, size, store)
+        store_normalized_run(x + first, size, factors[channel], factors[channels + channel],
+                             factors[2 * channels + channel], factors[3 * channels + channel], y + first, store)
         first += size
         left -= size
         if left == 0:
@@ -252,16 +243,6 @@ cdef void prepare_planes_backward(
     prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
 
 
-cdef inline void differentiate_plane(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    Py_ssize_t channel, Py_ssize_t size, Store store,
-) noexcept nogil:
-    """Neighbouring numbers of one channel."""
-    cdef Py_ssize_t channels = lay.channels
-    store_gradient_run(dout, x, size, factors[channel], factors[channels + channel], 1, factors[2 * channels + channel],
-                       factors[3 * channels + channel], factors[4 * channels + channel], dx, store)
-
-
 cdef void differentiate_span(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
     Py_ssize_t first, Py_ssize_t last, Store store,
@@ -271,7 +252,9 @@ cdef void differentiate_span(
     cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
     while first < last:
         size = min(left, last - first)
-        differentiate_plane(dout + first, x + first, dx + first, lay, factors, channel, size, store)
+        store_gradient_run(dout + first, x + first, size, factors[channel], factors[channels + channel], 1,
+                           factors[2 * channels + channel], factors[3 * channels + channel],
+                           factors[4 * channels + channel], dx + first, store)
         first += size
         left -= size
         if left == 0:

@@ -14,7 +14,7 @@ from cython.parallel cimport parallel, threadid
 cdef enum:
     ROW_CHUNK = 64      # least rows with sums of their own
     LONG_ROW = 1024     # numbers, from which the processor itself looks ahead far enough
-    MOST_GROUP = 16     # rows whose square roots are taken together: one at a time would wait for each
+    MOST_GROUP = 16     # rows whose square roots, or slopes, are taken together: one at a time would wait for each
 
 
 cdef struct Rows:
