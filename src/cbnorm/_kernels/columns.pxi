@@ -214,15 +214,16 @@ cdef inline Py_ssize_t first_channel(const Columns *lay, int thread, int threads
 cdef void columns_forward_share(
     const floating *x, floating *y, const Columns *lay, const Channels *channels, const Moving *moving,
     const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed,
-    int thread, int threads,
+    Team *team, int thread,
 ) noexcept nogil:
+    cdef int threads = team.threads
     cdef Py_ssize_t first = first_channel(lay, thread, threads), last = first_channel(lay, thread + 1, threads)
     if channels.m2 != NULL:
         collect_columns(x, lay, thread, threads, partial)
-        barrier(threads)
+        barrier(team, thread)
     if first < last:
         prepare_columns_forward(lay, channels, moving, gamma, beta, partial, factors, first, last)
-    barrier(threads)
+    barrier(team, thread)
     if y != NULL:
         normalize_columns(x, y, lay, factors, streamed, thread, threads)
 
@@ -232,14 +233,16 @@ cdef void columns_forward(
     floating *y,                # OUT (rows, channels); may be x; NULL: only the statistics are wanted
     const Columns *lay, const Channels *channels, const Moving *moving,
     const floating *gamma, const floating *beta,
-    double *partial, floating *factors, bint streamed, int threads,
+    double *partial, floating *factors, bint streamed, Team *team,
 ) noexcept nogil:
-    if threads == 1:
-        columns_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, 0, 1)
+    if team.threads == 1:
+        columns_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, team, 0)
         return
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
         columns_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed,
-                              threadid(), cbnorm_team_size())
+                              team, threadid())
+        leave_team(team, threadid())
 
 
 # Backward
@@ -310,19 +313,20 @@ cdef void differentiate_columns(
 cdef void columns_backward_share(
     const floating *dout, const floating *x, floating *dx, const Columns *lay, const Channels *channels,
     const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors, bint streamed,
-    int thread, int threads,
+    Team *team, int thread,
 ) noexcept nogil:
+    cdef int threads = team.threads
     cdef Py_ssize_t first = first_channel(lay, thread, threads), last = first_channel(lay, thread + 1, threads)
     if partial != NULL:
         if first < last:
             prepare_xhat(channels, factors, lay.apart, first, last)
             repeat_factors(lay, factors, 3, first, last)
-        barrier(threads)
+        barrier(team, thread)
         collect_columns_gradients(dout, x, lay, factors, thread, threads, partial)
-        barrier(threads)
+        barrier(team, thread)
     if first < last:
         prepare_columns_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, last)
-    barrier(threads)
+    barrier(team, thread)
     if dx == NULL:
         return
     if channels.m2 != NULL:
@@ -337,11 +341,13 @@ cdef void columns_backward(
     floating *dx,               # OUT (rows, channels); may be dout; NULL: not wanted
     const Columns *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
     double *partial,            # NULL: no sums are wanted
-    floating *factors, bint streamed, int threads,
+    floating *factors, bint streamed, Team *team,
 ) noexcept nogil:
-    if threads == 1:
-        columns_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, 0, 1)
+    if team.threads == 1:
+        columns_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, team, 0)
         return
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
         columns_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed,
-                               threadid(), cbnorm_team_size())
+                               team, threadid())
+        leave_team(team, threadid())

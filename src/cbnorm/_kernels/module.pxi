@@ -27,29 +27,15 @@ cdef inline void *data(object array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-# What calls adapt to. The sizes of the caches are this machine's; the grain was measured, on one
-# with AVX-512 (asv_bench/benchmarks/grain.py).
+# What calls adapt to: the sizes of this machine's caches.
 cdef Py_ssize_t cache_bytes = last_level_cache()
 cdef Py_ssize_t core_cache_bytes = core_cache()
-cdef Py_ssize_t grain = 16384   # numbers for each thread: with fewer, waking it costs more than it does
 
 
 def set_cache_bytes(size):
     """Take the last-level cache to be of this size; for tests and benchmarks."""
     global cache_bytes
     cache_bytes = size
-
-
-def set_grain(numbers):
-    """Give each thread so many numbers at least, and return how many it was; for tests and benchmarks."""
-    global grain
-    before = grain
-    grain = numbers
-    return before
-
-
-cdef inline int threads_for(Py_ssize_t numbers, int threads) noexcept:
-    return <int>max(1, min(threads, numbers // grain))
 
 
 cdef inline bint is_streamed(Py_ssize_t touched) noexcept nogil:
@@ -72,18 +58,19 @@ def batchnorm_forward(
     cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, eps, given)
     cdef Moving moving = Moving(
         momentum=momentum, ddof=ddof, mean=<double *>data(moving_mean), var=<double *>data(moving_var))
-    threads = threads_for(outer * channels * inner, threads)
+    cdef Team team = open_team(
+        outer * channels * inner, threads, call_key(outer, channels, inner, cnp.PyArray_TYPE(x), FORWARD, given, y is None))
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
         forward(<const float *>data(x), <float *>data(y), outer, inner, &seen, &moving,
-                <const float *>data(gamma), <const float *>data(beta), threads)
+                <const float *>data(gamma), <const float *>data(beta), &team)
     else:
         forward(<const double *>data(x), <double *>data(y), outer, inner, &seen, &moving,
-                <const double *>data(gamma), <const double *>data(beta), threads)
+                <const double *>data(gamma), <const double *>data(beta), &team)
 
 
 cdef int forward(
     const floating *x, floating *y, Py_ssize_t outer, Py_ssize_t inner, const Channels *channels,
-    const Moving *moving, const floating *gamma, const floating *beta, int threads,
+    const Moving *moving, const floating *gamma, const floating *beta, Team *team,
 ) except -1:
     cdef Columns columns
     cdef Planes planes
@@ -92,7 +79,7 @@ cdef int forward(
     cdef bint streamed = is_streamed(2 * outer * channels.channels * inner * sizeof(floating))
     if inner == 1:
         columns = lay_columns(outer, channels.channels, sizeof(floating))
-        threads = <int>min(<Py_ssize_t>threads, columns.tasks)
+        team.threads = <int>min(<Py_ssize_t>team.threads, columns.tasks)
         partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
         factors = <floating *>malloc(4 * columns.apart * sizeof(floating))
     else:
@@ -105,9 +92,10 @@ cdef int forward(
         raise MemoryError("no memory for the sums of a call")
     with nogil:
         if inner == 1:
-            columns_forward(x, y, &columns, channels, moving, gamma, beta, partial, factors, streamed, threads)
+            columns_forward(x, y, &columns, channels, moving, gamma, beta, partial, factors, streamed, team)
         else:
-            planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, streamed, threads)
+            planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, streamed, team)
+        close_team(team)
     free(partial)
     free(factors)
 
@@ -124,18 +112,20 @@ def batchnorm_backward(
     int threads,
 ):
     cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, 0, given)
-    threads = threads_for(outer * channels * inner, threads)
+    cdef Team team = open_team(
+        outer * channels * inner, threads,
+        call_key(outer, channels, inner, cnp.PyArray_TYPE(dout), BACKWARD, given, dx is None))
     if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
         backward(<const float *>data(dout), <const float *>data(x), <float *>data(dx), outer, inner, &seen,
-                 <const float *>data(gamma), <float *>data(dgamma), <float *>data(dbeta), threads)
+                 <const float *>data(gamma), <float *>data(dgamma), <float *>data(dbeta), &team)
     else:
         backward(<const double *>data(dout), <const double *>data(x), <double *>data(dx), outer, inner, &seen,
-                 <const double *>data(gamma), <double *>data(dgamma), <double *>data(dbeta), threads)
+                 <const double *>data(gamma), <double *>data(dgamma), <double *>data(dbeta), &team)
 
 
 cdef int backward(
     const floating *dout, const floating *x, floating *dx, Py_ssize_t outer, Py_ssize_t inner,
-    const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta, int threads,
+    const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta, Team *team,
 ) except -1:
     cdef Columns columns
     cdef Planes planes
@@ -145,7 +135,7 @@ cdef int backward(
     cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
     if inner == 1:
         columns = lay_columns(outer, channels.channels, 2 * sizeof(floating))
-        threads = <int>min(<Py_ssize_t>threads, columns.tasks)
+        team.threads = <int>min(<Py_ssize_t>team.threads, columns.tasks)
         partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
         factors = <floating *>malloc(5 * columns.apart * sizeof(floating))
     else:
@@ -159,10 +149,11 @@ cdef int backward(
     with nogil:
         if inner == 1:
             columns_backward(dout, x, dx, &columns, channels, gamma, dgamma, dbeta,
-                             partial if sums_wanted else NULL, factors, streamed, threads)
+                             partial if sums_wanted else NULL, factors, streamed, team)
         else:
             planes_backward(dout, x, dx, &planes, channels, gamma, dgamma, dbeta,
-                            partial if sums_wanted else NULL, factors, streamed, threads)
+                            partial if sums_wanted else NULL, factors, streamed, team)
+        close_team(team)
     free(partial)
     free(factors)
 
@@ -179,16 +170,18 @@ def rownorm_forward(
 ):
     cdef Rows lay = lay_rows(rows, groups, runs, inner, centred, cnp.PyArray_NBYTES(x))
     cdef bint streamed = is_streamed(2 * cnp.PyArray_NBYTES(y))
-    threads = threads_for(rows * lay.size, threads)
+    cdef Team team = open_team(
+        rows * lay.size, threads, call_key(rows, runs, inner, cnp.PyArray_TYPE(x), ROWS_FORWARD, centred, False))
     with nogil:
         if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
             rows_forward(<const float *>cnp.PyArray_DATA(x), <float *>cnp.PyArray_DATA(y), &lay, eps,
                          <const float *>cnp.PyArray_DATA(gamma), <const float *>cnp.PyArray_DATA(beta),
-                         <double *>cnp.PyArray_DATA(statistics), streamed, threads)
+                         <double *>cnp.PyArray_DATA(statistics), streamed, &team)
         else:
             rows_forward(<const double *>cnp.PyArray_DATA(x), <double *>cnp.PyArray_DATA(y), &lay, eps,
                          <const double *>cnp.PyArray_DATA(gamma), <const double *>cnp.PyArray_DATA(beta),
-                         <double *>cnp.PyArray_DATA(statistics), streamed, threads)
+                         <double *>cnp.PyArray_DATA(statistics), streamed, &team)
+        close_team(&team)
 
 
 def rownorm_backward(
@@ -212,14 +205,17 @@ def rownorm_backward(
         partial = <double *>malloc(lay.chunks * 2 * lay.parameters * sizeof(double))
         if partial == NULL:
             raise MemoryError("no memory for the sums of a call")
-    threads = threads_for(rows * lay.size, threads)
+    cdef Team team = open_team(
+        rows * lay.size, threads,
+        call_key(rows, runs, inner, cnp.PyArray_TYPE(x), ROWS_BACKWARD, centred, dx is None))
     with nogil:
         if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
             rows_backward(<const float *>cnp.PyArray_DATA(dout), <const float *>cnp.PyArray_DATA(x), <float *>out, &lay,
                           <const float *>cnp.PyArray_DATA(gamma), <float *>dgamma_out, <float *>dbeta_out,
-                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, threads)
+                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, &team)
         else:
             rows_backward(<const double *>cnp.PyArray_DATA(dout), <const double *>cnp.PyArray_DATA(x), <double *>out,
                           &lay, <const double *>cnp.PyArray_DATA(gamma), <double *>dgamma_out, <double *>dbeta_out,
-                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, threads)
+                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, &team)
+        close_team(&team)
     free(partial)

@@ -168,18 +168,19 @@ cdef inline Py_ssize_t fused_channels(const Planes *lay, size_t itemsize, bint s
 cdef void planes_forward_share(
     const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
     const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed, Py_ssize_t fused,
-    int thread, int threads,
+    Team *team, int thread,
 ) noexcept nogil:
+    cdef int threads = team.threads
     cdef Store store = store_for(y, x, streamed)
     if fused > 0:
         forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, store, fused, thread, threads)
         return
     if channels.m2 != NULL:
         collect_planes(x, lay, partial, thread, threads)
-        barrier(threads)
+        barrier(team, thread)
     prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
                            share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
-    barrier(threads)
+    barrier(team, thread)
     if y != NULL:
         normalize_span(x, y, lay, factors, share(lay.size, thread, threads), share(lay.size, thread + 1, threads),
                        store)
@@ -191,17 +192,19 @@ cdef void planes_forward(
     floating *y,                # OUT (outer, channels, inner); may be x; NULL: only the statistics are wanted
     const Planes *lay, const Channels *channels, const Moving *moving,
     const floating *gamma, const floating *beta,
-    double *partial, floating *factors, bint streamed, int threads,
+    double *partial, floating *factors, bint streamed, Team *team,
 ) noexcept nogil:
     cdef Py_ssize_t fused = 0
     if channels.m2 != NULL and y != NULL:
-        fused = fused_channels(lay, sizeof(floating), streamed, threads)
-    if threads == 1:
-        planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused, 0, 1)
+        fused = fused_channels(lay, sizeof(floating), streamed, team.threads)
+    if team.threads == 1:
+        planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused, team, 0)
         return
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
         planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused,
-                             threadid(), cbnorm_team_size())
+                             team, threadid())
+        leave_team(team, threadid())
 
 
 # Backward
@@ -297,8 +300,9 @@ cdef void backward_fused(
 cdef void planes_backward_share(
     const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
     const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
-    bint streamed, Py_ssize_t fused, int thread, int threads,
+    bint streamed, Py_ssize_t fused, Team *team, int thread,
 ) noexcept nogil:
+    cdef int threads = team.threads
     cdef Store store = store_for(dx, dout, streamed)
     cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
     if fused > 0:
@@ -307,11 +311,11 @@ cdef void planes_backward_share(
         return
     if partial != NULL:
         prepare_xhat(channels, factors, lay.channels, first, last)
-        barrier(threads)
+        barrier(team, thread)
         collect_planes_gradients(dout, x, lay, factors, partial, thread, threads)
-        barrier(threads)
+        barrier(team, thread)
     prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, last)
-    barrier(threads)
+    barrier(team, thread)
     if dx == NULL:
         return
     first = share(lay.size, thread, threads)
@@ -329,14 +333,16 @@ cdef void planes_backward(
     floating *dx,               # OUT (outer, channels, inner); may be dout; NULL: not wanted
     const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
     double *partial,            # NULL: no sums are wanted
-    floating *factors, bint streamed, int threads,
+    floating *factors, bint streamed, Team *team,
 ) noexcept nogil:
     cdef Py_ssize_t fused = 0
     if channels.m2 != NULL and dx != NULL:
-        fused = fused_channels(lay, 2 * sizeof(floating), streamed, threads)
-    if threads == 1:
-        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused, 0, 1)
+        fused = fused_channels(lay, 2 * sizeof(floating), streamed, team.threads)
+    if team.threads == 1:
+        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused, team, 0)
         return
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
         planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused,
-                              threadid(), cbnorm_team_size())
+                              team, threadid())
+        leave_team(team, threadid())

@@ -99,8 +99,9 @@ cdef void normalize_one_row(
 cdef void forward_rows(
     const floating *x, floating *y, const Rows *lay, double eps, const floating *gamma, const floating *beta,
     double *statistics,         # OUT (4, rows): mean, mean_lo, m2, inv_std
-    bint streamed, int thread, int threads,
+    bint streamed, Team *team, int thread,
 ) noexcept nogil:
+    cdef int threads = team.threads
     cdef Store store = store_for(y, x, streamed)
     cdef double *m2 = statistics + 2 * lay.rows
     cdef double *inv_std = statistics + 3 * lay.rows
@@ -134,13 +135,15 @@ cdef void rows_forward(
     const floating *gamma,      # IN (groups * runs)
     const floating *beta,       # IN (groups * runs)
     double *statistics,         # OUT (4, rows)
-    bint streamed, int threads,
+    bint streamed, Team *team,
 ) noexcept nogil:
-    if threads == 1:
-        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, 0, 1)
+    if team.threads == 1:
+        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, team, 0)
         return
-    with parallel(num_threads=threads):
-        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, threadid(), cbnorm_team_size())
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
+        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, team, threadid())
+        leave_team(team, threadid())
 
 
 # Backward, with dxhat = dout·gamma and sums over the row:
@@ -265,11 +268,12 @@ cdef void merge_parameter_gradients(
 cdef void rows_backward_share(
     const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
     floating *dgamma, floating *dbeta, const double *statistics, double *partial, bint streamed,
-    int thread, int threads,
+    Team *team, int thread,
 ) noexcept nogil:
+    cdef int threads = team.threads
     backward_rows(dout, x, dx, lay, gamma, statistics, partial, streamed, thread, threads)
     if partial != NULL:
-        barrier(threads)
+        barrier(team, thread)
         merge_parameter_gradients(lay, partial, dgamma, dbeta, thread, threads)
 
 
@@ -283,11 +287,13 @@ cdef void rows_backward(
     floating *dbeta,            # OUT (groups * runs), or NULL
     const double *statistics,   # IN (4, rows)
     double *partial,            # (chunks, 2, groups * runs); NULL: neither dgamma nor dbeta is wanted
-    bint streamed, int threads,
+    bint streamed, Team *team,
 ) noexcept nogil:
-    if threads == 1:
-        rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed, 0, 1)
+    if team.threads == 1:
+        rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed, team, 0)
         return
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
         rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed,
-                            threadid(), cbnorm_team_size())
+                            team, threadid())
+        leave_team(team, threadid())

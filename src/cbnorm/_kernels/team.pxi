@@ -1,16 +1,134 @@
 # A call's threads: one parallel region, with barriers between the passes; none at all for one thread, since even
-# that costs a microsecond.
+# that costs a microsecond. And whether more than one pay, which calls find out by the clock.
+#
+# Design
+# A. Results do not depend on the number of threads, so each call may choose. A second one halves the time of a call
+#    on an idle machine; beside other processes or libraries that use the cores it can cost a hundred times what it saves.
+# B. What a call with threads saved is what the same kind of call takes alone, less what it took. Savings make a
+#    balance. A call that overdraws it makes calls run alone, for as long as it lost; then for twice, four times, ...,
+#    128 times as long, so that lost time stays below a hundredth. A new full balance takes one doubling back.
+# C. The balance belongs to the machine, what a call takes alone to its kind: the function, dtype and shape.
+# D. Threads of Python share all this without a lock: a number lost in a race costs some time, never a result.
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 cdef extern from "team.h" nogil:
-    int cbnorm_team_size()
-    void cbnorm_barrier()
+    ctypedef struct Team "cbnorm_team":
+        int threads
+        uint64_t key        # tells the kind of the call
+        double began        # seconds, as is the next; 0 where there was nothing to decide
+        double waited       # thread 0, for the others
+    double now "cbnorm_now"()
+    Team new_team "cbnorm_new_team"(int threads)
+    void enter_team "cbnorm_enter_team"(Team *team, int thread)
+    void team_barrier "cbnorm_barrier"(Team *team, int thread)
+    void leave_team "cbnorm_leave_team"(Team *team, int thread)
     const bint CBNORM_OPENMP
 
+cdef uint64_t MIX = 0x9E3779B97F4A7C15u     # 2**64 over the golden ratio: spreads small numbers over all bits
 
-cdef inline void barrier(int threads) noexcept nogil:
+cdef enum:
+    KINDS = 256         # of calls that are remembered
+    RECENT = 32         # calls that a mean is taken over
+    MOST_DOUBLINGS = 7
+    MAY_LOSE = 4        # milliseconds, a full balance: about what a thread waits that has lost its core to another
+
+
+cdef struct Kind:
+    uint64_t key
+    double work         # least seconds that thread 0 worked, of calls with more threads than one
+    double alone        # mean seconds of recent calls on one thread
+    int calls           # of these
+
+
+cdef Kind kinds[KINDS]
+cdef double balance = 0     # seconds
+cdef double alone_until = 0
+cdef int doublings = 0
+
+# The grain was measured, on a machine with AVX-512 (asv_bench/benchmarks/grain.py).
+cdef Py_ssize_t grain = 16384   # numbers for each thread: with fewer, waking it costs more than it does
+cdef bint judging = True
+
+
+def set_grain(numbers):
+    """Give each thread so many numbers at least, and return how many it was; for tests and benchmarks."""
+    global grain
+    before = grain
+    grain = numbers
+    return before
+
+
+def set_judging(bint wanted):
+    """Whether calls go alone where threads do not pay, as they do; for tests and benchmarks. Forgets what was learnt."""
+    global judging, balance, alone_until, doublings
+    judging = wanted
+    balance = alone_until = doublings = 0
+    memset(kinds, 0, sizeof(kinds))
+
+
+cdef inline Team open_team(Py_ssize_t numbers, int threads, uint64_t key) noexcept nogil:
+    """For a call over so many numbers."""
+    cdef Team team = new_team(<int>max(1, min(<Py_ssize_t>threads, numbers // grain)))
+    team.key = key
+    if judging and team.began < alone_until:
+        team.threads = 1
+    return team
+
+
+cdef inline void close_team(const Team *team) noexcept nogil:
+    if judging and team.began > 0:
+        judge(team, &kinds[team.key % KINDS])
+
+
+cdef void judge(const Team *team, Kind *kind) noexcept nogil:
+    global balance, alone_until, doublings
+    cdef double end = now(), elapsed = end - team.began, alone, saved
+    if kind.key != team.key:
+        kind[0] = Kind(key=team.key, work=elapsed, alone=0, calls=0)
+    if team.threads == 1:
+        kind.calls = min(kind.calls + 1, <int>RECENT)
+        kind.alone += (elapsed - kind.alone) / kind.calls
+        return
+    kind.work = min(kind.work, elapsed - team.waited)
+    # Never tried alone: threads share memory, so take them to save half of what they could.
+    alone = kind.alone if kind.calls > 0 else kind.work * (1 + team.threads) / 2
+    saved = alone - elapsed
+    balance += saved
+    if balance < 0:
+        alone_until = end - saved * (1 << doublings)
+        doublings = min(doublings + 1, <int>MOST_DOUBLINGS)
+        balance = 0
+    elif balance > 1e-3 * MAY_LOSE:
+        balance = 1e-3 * MAY_LOSE
+        if doublings > 0:
+            doublings -= 1
+            balance = 0
+
+
+cdef enum Function:
+    FORWARD
+    BACKWARD
+    ROWS_FORWARD
+    ROWS_BACKWARD
+
+
+cdef inline uint64_t call_key(
+    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int dtype, Function function, bint variant, bint sums_only
+) noexcept nogil:
+    """Calls that differ in one of these have different keys, but for rare accidents."""
+    cdef uint64_t key = ((dtype * 4 + <uint64_t>function) * 2 + variant) * 2 + sums_only
+    key = (key ^ <uint64_t>outer) * MIX
+    key = (key ^ (key >> 32) ^ <uint64_t>channels) * MIX
+    key = (key ^ (key >> 32) ^ <uint64_t>inner) * MIX
+    return key ^ (key >> 32)
+
+
+cdef inline void barrier(Team *team, int thread) noexcept nogil:
     """Wait for the others of a parallel region; alone, there may be one of the caller's around us."""
-    if threads > 1:
-        cbnorm_barrier()
+    if team.threads > 1:
+        team_barrier(team, thread)
 
 
 cdef inline Py_ssize_t share(Py_ssize_t work, Py_ssize_t thread, Py_ssize_t threads) noexcept nogil:
