@@ -41,8 +41,10 @@ class BuildKernels(build_ext):
         else:
             openmp = ["-fopenmp"] if self.has_openmp() else []
             for extension in self.extensions:
-                extension.extra_compile_args += FLAGS + openmp
-                extension.extra_link_args += openmp
+                extension.extra_compile_args += FLAGS
+                if extension.name.startswith("cbnorm._kernels."):  # OpenMP is loaded with these, not earlier
+                    extension.extra_compile_args += openmp
+                    extension.extra_link_args += openmp
         super().build_extensions()
 
     def has_openmp(self):

@@ -59,7 +59,8 @@ def batchnorm_forward(
     cdef Moving moving = Moving(
         momentum=momentum, ddof=ddof, mean=<double *>data(moving_mean), var=<double *>data(moving_var))
     cdef Team team = open_team(
-        outer * channels * inner, threads, call_key(outer, channels, inner, cnp.PyArray_TYPE(x), FORWARD, given, y is None))
+        outer * channels * inner, threads,
+        call_key(outer, channels, inner, cnp.PyArray_TYPE(x), FORWARD, given, y is None))
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
         forward(<const float *>data(x), <float *>data(y), outer, inner, &seen, &moving,
                 <const float *>data(gamma), <const float *>data(beta), &team)

@@ -339,7 +339,8 @@ cdef void planes_backward(
     if channels.m2 != NULL and dx != NULL:
         fused = fused_channels(lay, 2 * sizeof(floating), streamed, team.threads)
     if team.threads == 1:
-        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused, team, 0)
+        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused,
+                              team, 0)
         return
     with parallel(num_threads=team.threads):
         enter_team(team, threadid())

@@ -3,10 +3,10 @@
 #
 # Design
 # A. Results do not depend on the number of threads, so each call may choose. A second one halves the time of a call
-#    on an idle machine; beside other processes or libraries that use the cores it can cost a hundred times what it saves.
-# B. What a call with threads saved is what the same kind of call takes alone, less what it took. Savings make a
-#    balance. A call that overdraws it makes calls run alone, for as long as it lost; then for twice, four times, ...,
-#    128 times as long, so that lost time stays below a hundredth. A new full balance takes one doubling back.
+#    on an idle machine; where other processes or libraries use the cores it can cost a hundred times what it saves.
+# B. What a call with threads saved is what such a call takes alone, less what it took. Savings make a balance. A call
+#    that overdraws it makes calls run alone for as long as it lost; the next one that does for 4 times as long, then 16,
+#    64 and 256 times, so that little time is lost while it stays bad. A full balance takes one of these steps back.
 # C. The balance belongs to the machine, what a call takes alone to its kind: the function, dtype and shape.
 # D. Threads of Python share all this without a lock: a number lost in a race costs some time, never a result.
 
@@ -31,7 +31,7 @@ cdef uint64_t MIX = 0x9E3779B97F4A7C15u     # 2**64 over the golden ratio: sprea
 cdef enum:
     KINDS = 256         # of calls that are remembered
     RECENT = 32         # calls that a mean is taken over
-    MOST_DOUBLINGS = 7
+    MOST_STEPS = 4
     MAY_LOSE = 4        # milliseconds, a full balance: about what a thread waits that has lost its core to another
 
 
@@ -45,7 +45,7 @@ cdef struct Kind:
 cdef Kind kinds[KINDS]
 cdef double balance = 0     # seconds
 cdef double alone_until = 0
-cdef int doublings = 0
+cdef int steps = 0
 
 # The grain was measured, on a machine with AVX-512 (asv_bench/benchmarks/grain.py).
 cdef Py_ssize_t grain = 16384   # numbers for each thread: with fewer, waking it costs more than it does
@@ -61,10 +61,10 @@ def set_grain(numbers):
 
 
 def set_judging(bint wanted):
-    """Whether calls go alone where threads do not pay, as they do; for tests and benchmarks. Forgets what was learnt."""
-    global judging, balance, alone_until, doublings
+    """Whether calls go alone where threads do not pay; for tests and benchmarks. What was learnt is forgotten."""
+    global judging, balance, alone_until, steps
     judging = wanted
-    balance = alone_until = doublings = 0
+    balance = alone_until = steps = 0
     memset(kinds, 0, sizeof(kinds))
 
 
@@ -83,7 +83,7 @@ cdef inline void close_team(const Team *team) noexcept nogil:
 
 
 cdef void judge(const Team *team, Kind *kind) noexcept nogil:
-    global balance, alone_until, doublings
+    global balance, alone_until, steps
     cdef double end = now(), elapsed = end - team.began, alone, saved
     if kind.key != team.key:
         kind[0] = Kind(key=team.key, work=elapsed, alone=0, calls=0)
@@ -97,13 +97,13 @@ cdef void judge(const Team *team, Kind *kind) noexcept nogil:
     saved = alone - elapsed
     balance += saved
     if balance < 0:
-        alone_until = end - saved * (1 << doublings)
-        doublings = min(doublings + 1, <int>MOST_DOUBLINGS)
+        alone_until = end - saved * (1 << 2 * steps)
+        steps = min(steps + 1, <int>MOST_STEPS)
         balance = 0
     elif balance > 1e-3 * MAY_LOSE:
         balance = 1e-3 * MAY_LOSE
-        if doublings > 0:
-            doublings -= 1
+        if steps > 0:
+            steps -= 1
             balance = 0
 
 
