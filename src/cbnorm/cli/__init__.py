@@ -129,6 +129,15 @@ def _add_bench(commands):
         metavar="PEER",
         help="numpy, torch, sklearn, ... (default: all that are installed)",
     )
+    bench.add_argument(
+        "--company",
+        nargs="*",
+        type=_at_least(1),
+        metavar="N",
+        help="instead of everyone's fastest call, the mean of calls alone, between matmuls and beside N processes "
+        "that keep a core busy each (default: 1 2); --budget is then for one of three turns of each contestant, and "
+        "train on four shapes, against numpy and torch, the default",
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write every number measured")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios; the ending sets the format")
     bench.set_defaults(run=_bench, fail=bench.error, command="bench", without_picture="leave out --plot")
@@ -219,6 +228,8 @@ def _bench(options):
     plan = _plan(options)
     if options.json and (problem := _cannot_write(options.json)):
         options.fail(f"argument --json: {problem}")
+    if options.plot and options.company is not None:
+        options.fail("argument --plot: not with --company")
     if options.plot:
         from cbnorm.cli import bench_picture, picture
 
@@ -226,16 +237,23 @@ def _bench(options):
         if problem:
             options.fail(f"argument --plot: {problem}")
 
-    from cbnorm.cli import bench, bench_report, progress
+    from cbnorm.cli import bench, bench_company, bench_report, progress
 
-    results = progress.with_progress(
-        bench.run,
-        plan=plan,
-        peers=list(dict.fromkeys(options.against or bench.installed_peers())),
-        dtype=options.dtype,
-        num_threads=options.threads or cbnorm.get_num_threads(),
-        budget=options.budget,
-    )
+    settings = {
+        "plan": plan,
+        "peers": list(dict.fromkeys(options.against or bench.installed_peers())),
+        "dtype": options.dtype,
+        "num_threads": options.threads or cbnorm.get_num_threads(),
+        "budget": options.budget,
+    }
+    if options.company is not None:
+        if not options.against:
+            settings["peers"] = [name for name in ("torch", "numpy") if name in settings["peers"]]
+        results = progress.with_progress(bench_company.run, **settings, busy=options.company or (1, 2))
+        bench_report.print_company(results)
+        wrote = not options.json or _write(bench_report.write_json, results, options.json, "Numbers")
+        return 0 if wrote else 1
+    results = progress.with_progress(bench.run, **settings)
     bench_report.print_tables(results)
     written = [True]
     if options.json:
@@ -247,11 +265,12 @@ def _bench(options):
 
 def _plan(options):
     """The lines to measure, (operation, shape); a shape that an operation cannot take is left out for it."""
-    from cbnorm.cli.bench_cases import OPERATIONS
+    from cbnorm.cli.bench_cases import COMPANY, OPERATIONS
 
+    in_company = options.company is not None
     plan = []
-    for name in dict.fromkeys(options.operation or OPERATIONS):
-        shapes = options.shape or OPERATIONS[name].shapes
+    for name in dict.fromkeys(options.operation or (["train"] if in_company else OPERATIONS)):
+        shapes = options.shape or (COMPANY if in_company else OPERATIONS[name].shapes)
         problems = {shape: OPERATIONS[name].unsuitable(shape) for shape in shapes}
         if all(problems.values()) and options.operation:
             options.fail(f"argument --shape: {name}: {problems[shapes[0]]}")

@@ -6,10 +6,13 @@ where the peer cannot do that case. To add one, write its file and name it in `b
 needs is imported in its constructor.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
+
+import numpy as np
 
 import cbnorm
 from cbnorm.cli.bench_cases import EPS, MOMENTUM
@@ -28,6 +31,15 @@ def first(result):
     return result[:1]
 
 
+def factors(case):
+    """The batch and weights from channels to as many channels, in the order in which they are multiplied."""
+    size = case.x.shape[case.axis]
+    weights = np.full((size, size), 1 / size, case.x.dtype)
+    if case.axis == case.x.ndim - 1:
+        return case.x.reshape(-1, size), weights
+    return weights, case.x.reshape(-1, size, math.prod(case.x.shape[case.axis + 1 :]))
+
+
 class Peer:
     """What peers have in common."""
 
@@ -43,6 +55,10 @@ class Peer:
         """Calls for a case, or None where this peer cannot do it."""
         operation = self.operations.get(case.operation)
         return operation and operation(case)
+
+    def matmul(self, case):
+        """The call that multiplies x by weights, as a network does between two normalizations."""
+        return partial(np.matmul, *factors(case))
 
     def close(self):
         """Undo what the constructor set for the whole process."""

@@ -10,12 +10,27 @@ from rich.console import Console
 from rich.table import Table
 
 from cbnorm.cli.bench import TOLERANCE, US
+from cbnorm.cli.bench_company import ONE_THREAD
 
 WIDTH = 100
 
 
 def print_tables(results):
     """Print times, ratios and share of the limit, operation by operation; then what the numbers mean."""
+    _print(results, _table, _explained(results))
+
+
+def print_company(results):
+    """The same for what `cbnorm.cli.bench_company.run` found."""
+    explained = (
+        "Times: the mean of all calls, each contestant in a process of its own, in turn, with out= where it has one.",
+        "Ratios: how many times as long cbnorm on one thread and the others take.",
+        "Between matmuls: a product with weights, the contestant's own, comes before each call and is not counted.",
+    )
+    _print(results, _company_table, explained)
+
+
+def _print(results, table, sentences):
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -25,18 +40,32 @@ def print_tables(results):
     for operation, lines in groupby(results.lines, attrgetter("operation")):
         console.print()
         console.print(operation, style="bold")
-        console.print(_table(list(lines), results.peers))
-    for sentence in _explained(results):
+        console.print(table(list(lines), results.peers))
+    for sentence in sentences:
         console.print(sentence)
 
 
+def _company_table(lines, peers):
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("company", no_wrap=True)
+    others = [name for name in (ONE_THREAD, *peers) if any(name in line.seconds for line in lines)]
+    for name in (US, *others):
+        table.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
+    for line in lines:
+        ours = line.seconds[US]
+        ratios = [_ratio(line.seconds[name] / ours) if name in line.seconds else "" for name in others]
+        table.add_row(line.shape, line.company, _duration(ours), *ratios)
+    return table
+
+
 def write_json(results, path):
-    """Write every minimum in seconds, with what it was measured on.
+    """Write every time in seconds, with what it was measured on.
 
     Parameters
     ----------
-    results : cbnorm.cli.bench.Results
-        From `cbnorm.cli.bench.run`.
+    results : Results
+        From `cbnorm.cli.bench.run` or `cbnorm.cli.bench_company.run`.
     path : pathlib.Path
         Where the file goes.
 
@@ -48,7 +77,7 @@ def write_json(results, path):
     found = asdict(results) | {"tolerance": TOLERANCE[results.dtype]}
     for line in found["lines"]:
         # JSON knows no infinity.
-        line["errors"] = {name: _finite(error) for name, error in line["errors"].items()}
+        line["errors"] = {name: _finite(error) for name, error in line.get("errors", {}).items()}
     path.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 

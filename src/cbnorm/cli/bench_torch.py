@@ -3,7 +3,7 @@
 from functools import partial
 
 from cbnorm.cli.bench_cases import EPS, MOMENTUM
-from cbnorm.cli.bench_peers import Calls, Peer
+from cbnorm.cli.bench_peers import Calls, Peer, factors
 
 EVERY_GRADIENT = [True, True, True]
 
@@ -33,6 +33,10 @@ class Torch(Peer):
             "instancenorm-backward": self._groupnorm_backward,
             "rmsnorm": self._rmsnorm,
         }
+
+    def matmul(self, case):
+        """PyTorch's own."""
+        return partial(self.torch.matmul, *map(self._tensor, factors(case)))
 
     def close(self):
         """Leave inference mode and give back the number of threads."""
