@@ -4,9 +4,10 @@
 # Design
 # A. Results do not depend on the number of threads, so each call may choose. A second one halves the time of a call
 #    on an idle machine; where other processes or libraries use the cores it can cost a hundred times what it saves.
-# B. What a call with threads saved is what such a call takes alone, less what it took. Savings make a balance. A call
-#    that overdraws it makes calls run alone for as long as it lost; the next one that does for 4 times as long, then 16,
-#    64 and 256 times, so that little time is lost while it stays bad. A full balance takes one of these steps back.
+# B. What a call with threads saved is what such a call takes alone, less what it took. Savings make a balance, which
+#    begins with what it may take to wake the threads and to bring them their part of the arrays. When it is used up,
+#    calls run alone for as long as was lost; the next time for 4 times as long, then 16, 64 and 256 times, so that
+#    little time is lost while it stays bad. A full balance takes one of these steps back.
 # C. The balance belongs to the machine, what a call takes alone to its kind: the function, dtype and shape.
 # D. Threads of Python share all this without a lock: a number lost in a race costs some time, never a result.
 
@@ -30,20 +31,22 @@ cdef uint64_t MIX = 0x9E3779B97F4A7C15u     # 2**64 over the golden ratio: sprea
 
 cdef enum:
     KINDS = 256         # of calls that are remembered
-    RECENT = 32         # calls that a mean is taken over
+    RECENT = 32         # calls that a mean is of
     MOST_STEPS = 4
-    MAY_LOSE = 4        # milliseconds, a full balance: about what a thread waits that has lost its core to another
+
+cdef double FIRST_BALANCE = 500e-6      # seconds, as is the next
+cdef double FULL_BALANCE = 4e-3         # about what a thread waits that has lost its core to another
 
 
 cdef struct Kind:
     uint64_t key
-    double work         # least seconds that thread 0 worked, of calls with more threads than one
-    double alone        # mean seconds of recent calls on one thread
-    int calls           # of these
+    double work         # seconds that thread 0 works beside others, of its good calls
+    double alone        # seconds on one thread, a mean
+    int calls           # on one thread
 
 
 cdef Kind kinds[KINDS]
-cdef double balance = 0     # seconds
+cdef double balance = FIRST_BALANCE
 cdef double alone_until = 0
 cdef int steps = 0
 
@@ -64,7 +67,8 @@ def set_judging(bint wanted):
     """Whether calls go alone where threads do not pay; for tests and benchmarks. What was learnt is forgotten."""
     global judging, balance, alone_until, steps
     judging = wanted
-    balance = alone_until = steps = 0
+    balance = FIRST_BALANCE
+    alone_until = steps = 0
     memset(kinds, 0, sizeof(kinds))
 
 
@@ -82,6 +86,11 @@ cdef inline void close_team(const Team *team) noexcept nogil:
         judge(team, &kinds[team.key % KINDS])
 
 
+cdef inline double toward(double seconds, double mean, int calls) noexcept nogil:
+    """The mean of so many recent calls with this one, in which one that was interrupted does not count for more than two."""
+    return mean + (min(seconds, 2 * mean) - mean) / calls
+
+
 cdef void judge(const Team *team, Kind *kind) noexcept nogil:
     global balance, alone_until, steps
     cdef double end = now(), elapsed = end - team.began, alone, saved
@@ -89,22 +98,22 @@ cdef void judge(const Team *team, Kind *kind) noexcept nogil:
         kind[0] = Kind(key=team.key, work=elapsed, alone=0, calls=0)
     if team.threads == 1:
         kind.calls = min(kind.calls + 1, <int>RECENT)
-        kind.alone += (elapsed - kind.alone) / kind.calls
+        kind.alone = elapsed if kind.calls == 1 else toward(elapsed, kind.alone, kind.calls)
         return
-    kind.work = min(kind.work, elapsed - team.waited)
-    # Never tried alone: threads share memory, so take them to save half of what they could.
-    alone = kind.alone if kind.calls > 0 else kind.work * (1 + team.threads) / 2
+    kind.work = min(elapsed - team.waited, toward(elapsed - team.waited, kind.work, RECENT))
+    # Threads save no more than all their work but one's, or alone was interrupted; half of that where it is not known.
+    alone = min(kind.alone, 2 * team.threads * kind.work) if kind.calls > 0 else 0.5 * (1 + team.threads) * kind.work
     saved = alone - elapsed
     balance += saved
     if balance < 0:
-        alone_until = end - saved * (1 << 2 * steps)
+        alone_until = end + (FIRST_BALANCE - balance) * (1 << 2 * steps)
         steps = min(steps + 1, <int>MOST_STEPS)
-        balance = 0
-    elif balance > 1e-3 * MAY_LOSE:
-        balance = 1e-3 * MAY_LOSE
+        balance = FIRST_BALANCE
+    elif balance > FULL_BALANCE:
+        balance = FULL_BALANCE
         if steps > 0:
             steps -= 1
-            balance = 0
+            balance = FIRST_BALANCE
 
 
 cdef enum Function:
