@@ -87,7 +87,7 @@ cdef inline void close_team(const Team *team) noexcept nogil:
 
 
 cdef inline double toward(double seconds, double mean, int calls) noexcept nogil:
-    """The mean of so many recent calls with this one, in which one that was interrupted does not count for more than two."""
+    """The mean of so many recent calls with this one; if it was interrupted, it counts for two at most."""
     return mean + (min(seconds, 2 * mean) - mean) / calls
 
 
