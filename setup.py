@@ -77,9 +77,10 @@ def extension(name, flags=(), depends=()):
 
 
 kernel_sources = [str(path) for path in Path("src/cbnorm/_kernels").glob("*.[ph]*") if path.suffix in (".pxi", ".h")]
+memory_sources = ["src/cbnorm/_memory.h", "src/cbnorm/_memory.pxd", "src/cbnorm/_memory_watch.pxi"]
 setup(
     ext_modules=cythonize(
-        [extension("_cpu"), extension("_arrays")]
+        [extension("_cpu"), extension("_arrays"), extension("_memory", depends=memory_sources)]
         + [
             extension(f"_kernels.{name}", [f"-march={level}"] if level else [], kernel_sources)
             for name, level in LEVELS.items()

@@ -163,6 +163,7 @@ def test_show_config_as_dict(kernels):
     assert isinstance(cpu, str)
     assert cpu
     assert isinstance(config.pop("openmp"), bool)
+    assert config.pop("pool").endswith(f" / {cbnorm.get_pool_limit()} bytes")
     with cbnorm.threads(3):
         assert cbnorm.show_config("dicts")["threads"] == 3
     assert config == {

@@ -1,6 +1,7 @@
 """Normalization layers for NumPy arrays on the CPU."""
 
 from cbnorm._config import show_config
+from cbnorm._pool import empty_pool, get_pool_limit, set_pool_limit
 from cbnorm._threads import get_num_threads, set_num_threads, threads
 from cbnorm.batchnorm import BatchNormCache, batchnorm_backward, batchnorm_forward
 from cbnorm.fold import fold_batchnorm
@@ -26,8 +27,10 @@ __all__ = [
     "RMSNorm",
     "batchnorm_backward",
     "batchnorm_forward",
+    "empty_pool",
     "fold_batchnorm",
     "get_num_threads",
+    "get_pool_limit",
     "groupnorm_backward",
     "groupnorm_forward",
     "instancenorm_backward",
@@ -39,6 +42,7 @@ __all__ = [
     "rmsnorm_backward",
     "rmsnorm_forward",
     "set_num_threads",
+    "set_pool_limit",
     "show_config",
     "threads",
 ]

@@ -12,6 +12,8 @@ import numpy as np
 
 cimport numpy as cnp
 
+from cbnorm._memory cimport new_array
+
 cnp.import_array()
 
 FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
@@ -67,13 +69,29 @@ def room_for(out, values, given, result_dtype):
         return out
     if values is not given:
         return values
-    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array), 0)
+    return new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array))
 
 
 def statistics_for(Py_ssize_t count):
     """Room for mean, mean_lo, m2 and inv_std of so many channels or rows."""
     cdef cnp.npy_intp[2] shape = [4, count]
-    return cnp.PyArray_EMPTY(2, shape, cnp.NPY_DOUBLE, 0)
+    return new_array(2, shape, cnp.NPY_DOUBLE)
+
+
+def gradient_for(tuple shape, cnp.dtype dtype not None):
+    """Room for the gradient of a parameter of this shape."""
+    cdef cnp.npy_intp[64] sizes     # NPY_MAXDIMS
+    cdef int i
+    for i in range(len(shape)):
+        sizes[i] = shape[i]
+    return new_array(<int>len(shape), sizes, dtype.num)
+
+
+cdef object copy_of(cnp.ndarray array, cnp.dtype dtype):
+    """The values in one of the float dtypes, C-contiguous."""
+    copy = new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), dtype.num)
+    cnp.PyArray_CopyInto(copy, array)
+    return copy
 
 
 def as_result(values, dtype, out):
@@ -81,7 +99,7 @@ def as_result(values, dtype, out):
     if has_dtype(values, dtype) or values.dtype == dtype:
         return values
     if out is None:
-        return values.astype(dtype)
+        return copy_of(values, dtype)
     out[...] = values
     return out
 
@@ -103,7 +121,7 @@ def contiguous(cnp.ndarray array not None, cnp.dtype dtype not None):
     """The array itself if the kernels can read it as it is, else a copy that is the caller's to overwrite."""
     if has_dtype(array, dtype) and cnp.PyArray_ISCARRAY_RO(array):
         return array
-    return np.array(array, dtype=dtype, order="C", subok=False)
+    return copy_of(array, dtype)
 
 
 def check_axis(axis, ndim, name="axis"):

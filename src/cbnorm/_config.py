@@ -1,11 +1,12 @@
-"""`show_config`: what was built, what runs here, how many threads."""
+"""`show_config`: what was built, what runs here, how many threads, what the pool holds."""
 
 import platform
 from pathlib import Path
 
 import numpy as np
 
-from cbnorm import _kernels
+from cbnorm import _kernels, _memory
+from cbnorm._pool import get_pool_limit
 from cbnorm._threads import get_num_threads
 
 
@@ -21,7 +22,7 @@ def cpu_model():
 
 
 def show_config(mode: str = "stdout") -> dict | None:
-    """Print the kernel build in use, the CPU, OpenMP and the number of threads.
+    """Print the kernel build in use, the CPU, OpenMP, the number of threads and the pool of results.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def show_config(mode: str = "stdout") -> dict | None:
     --------
     >>> import cbnorm
     >>> sorted(cbnorm.show_config("dicts"))
-    ['builds', 'cbnorm', 'cpu', 'kernels', 'numpy', 'openmp', 'threads']
+    ['builds', 'cbnorm', 'cpu', 'kernels', 'numpy', 'openmp', 'pool', 'threads']
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
@@ -55,6 +56,7 @@ def show_config(mode: str = "stdout") -> dict | None:
         "builds": list(_kernels.BUILDS),
         "openmp": _kernels.active.openmp,
         "threads": get_num_threads(),
+        "pool": f"{_memory.bytes_kept()} / {get_pool_limit()} bytes",
     }
     if mode == "dicts":
         return config

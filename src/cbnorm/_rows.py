@@ -19,6 +19,7 @@ from cbnorm._arrays import (
     check_parameter,
     contiguous,
     float_dtypes,
+    gradient_for,
     room_for,
     statistics_for,
 )
@@ -135,7 +136,7 @@ def backward(
         check_out(out, x.shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, x, cache.gamma))
     values = contiguous(dout, compute_dtype)
     dx = room_for(out, values, dout, result_dtype) if want_dx else None
-    sums = [np.empty(layout.parameter_shape, compute_dtype) if want else None for want in want_parameters]
+    sums = [gradient_for(layout.parameter_shape, compute_dtype) if want else None for want in want_parameters]
     if not x.size:
         for total in sums:
             if total is not None:

@@ -23,6 +23,7 @@ from cbnorm._arrays import (
     contiguous,
     copy_moving,
     float_dtypes,
+    gradient_for,
     room_for,
     same_memory,
     split_shape,
@@ -267,8 +268,8 @@ def batchnorm_backward(
 
     values = contiguous(dout, compute_dtype)
     dx = room_for(out, values, dout, result_dtype) if want_dx else None
-    dgamma = np.empty(channels, compute_dtype) if want_dgamma else None
-    dbeta = np.empty(channels, compute_dtype) if want_dbeta else None
+    dgamma = gradient_for((channels,), compute_dtype) if want_dgamma else None
+    dbeta = gradient_for((channels,), compute_dtype) if want_dbeta else None
     if dout.size:
         _kernels.active.batchnorm_backward(
             values,

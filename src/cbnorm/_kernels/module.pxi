@@ -2,9 +2,10 @@
 # Shapes, dtypes and overlaps were checked in _arrays.py; arrays are C-contiguous float32 or float64.
 
 from cython cimport floating
-from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
+
+from cbnorm._memory cimport pool_give, pool_take
 
 from cbnorm._cpu import core_cache, last_level_cache
 
@@ -81,15 +82,15 @@ cdef int forward(
     if inner == 1:
         columns = lay_columns(outer, channels.channels, sizeof(floating))
         team.threads = <int>min(<Py_ssize_t>team.threads, columns.tasks)
-        partial = <double *>malloc((columns.chunks + 1) * 3 * columns.width * sizeof(double))
-        factors = <floating *>malloc(4 * columns.apart * sizeof(floating))
+        partial = <double *>pool_take((columns.chunks + 1) * 3 * columns.width * sizeof(double))
+        factors = <floating *>pool_take(4 * columns.apart * sizeof(floating))
     else:
         planes = lay_planes(outer, channels.channels, inner)
-        partial = <double *>malloc(planes.channels * planes.chunks * 4 * sizeof(double))
-        factors = <floating *>malloc(4 * planes.channels * sizeof(floating))
+        partial = <double *>pool_take(planes.channels * planes.chunks * 4 * sizeof(double))
+        factors = <floating *>pool_take(4 * planes.channels * sizeof(floating))
     if partial == NULL or factors == NULL:
-        free(partial)
-        free(factors)
+        pool_give(partial)
+        pool_give(factors)
         raise MemoryError("no memory for the sums of a call")
     with nogil:
         if inner == 1:
@@ -97,8 +98,8 @@ cdef int forward(
         else:
             planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, streamed, team)
         close_team(team)
-    free(partial)
-    free(factors)
+    pool_give(partial)
+    pool_give(factors)
 
 
 def batchnorm_backward(
@@ -137,15 +138,15 @@ cdef int backward(
     if inner == 1:
         columns = lay_columns(outer, channels.channels, 2 * sizeof(floating))
         team.threads = <int>min(<Py_ssize_t>team.threads, columns.tasks)
-        partial = <double *>malloc((columns.chunks + 1) * 2 * columns.width * sizeof(double))
-        factors = <floating *>malloc(5 * columns.apart * sizeof(floating))
+        partial = <double *>pool_take((columns.chunks + 1) * 2 * columns.width * sizeof(double))
+        factors = <floating *>pool_take(5 * columns.apart * sizeof(floating))
     else:
         planes = lay_planes(outer, channels.channels, inner)
-        partial = <double *>malloc(planes.channels * (planes.chunks + 1) * 2 * sizeof(double))
-        factors = <floating *>malloc(5 * planes.channels * sizeof(floating))
+        partial = <double *>pool_take(planes.channels * (planes.chunks + 1) * 2 * sizeof(double))
+        factors = <floating *>pool_take(5 * planes.channels * sizeof(floating))
     if partial == NULL or factors == NULL:
-        free(partial)
-        free(factors)
+        pool_give(partial)
+        pool_give(factors)
         raise MemoryError("no memory for the sums of a call")
     with nogil:
         if inner == 1:
@@ -155,8 +156,8 @@ cdef int backward(
             planes_backward(dout, x, dx, &planes, channels, gamma, dgamma, dbeta,
                             partial if sums_wanted else NULL, factors, streamed, team)
         close_team(team)
-    free(partial)
-    free(factors)
+    pool_give(partial)
+    pool_give(factors)
 
 
 def rownorm_forward(
@@ -203,7 +204,7 @@ def rownorm_backward(
     cdef void *dbeta_out = data(dbeta)
     cdef double *partial = NULL
     if dgamma is not None or dbeta is not None:
-        partial = <double *>malloc(lay.chunks * 2 * lay.parameters * sizeof(double))
+        partial = <double *>pool_take(lay.chunks * 2 * lay.parameters * sizeof(double))
         if partial == NULL:
             raise MemoryError("no memory for the sums of a call")
     cdef Team team = open_team(
@@ -219,4 +220,4 @@ def rownorm_backward(
                           &lay, <const double *>cnp.PyArray_DATA(gamma), <double *>dgamma_out, <double *>dbeta_out,
                           <const double *>cnp.PyArray_DATA(statistics), partial, streamed, &team)
         close_team(&team)
-    free(partial)
+    pool_give(partial)

@@ -1,0 +1,44 @@
+/* What Cython has no word for: a flag that one thread at a time can take, a cheap clock, advice on pages. */
+
+#ifndef CBNORM_MEMORY_H
+#define CBNORM_MEMORY_H
+
+#include <stddef.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+typedef volatile long cbnorm_flag;
+static inline int cbnorm_try(cbnorm_flag *flag) { return _InterlockedExchange(flag, 1) == 0; }
+static inline void cbnorm_leave(cbnorm_flag *flag) { _InterlockedExchange(flag, 0); }
+#else
+typedef char cbnorm_flag;
+static inline int cbnorm_try(cbnorm_flag *flag) { return !__atomic_test_and_set(flag, __ATOMIC_ACQUIRE); }
+static inline void cbnorm_leave(cbnorm_flag *flag) { __atomic_clear(flag, __ATOMIC_RELEASE); }
+#endif
+
+#ifdef __linux__
+#include <sys/mman.h>
+#include <time.h>
+#endif
+
+/* Milliseconds, a few late; 0 where there is no /proc to look at from time to time. */
+static inline long long cbnorm_milliseconds(void) {
+#if defined(__linux__) && defined(CLOCK_MONOTONIC_COARSE)
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return 1000LL * now.tv_sec + now.tv_nsec / 1000000;
+#else
+    return 0;
+#endif
+}
+
+static inline void cbnorm_ask_for_huge_pages(void *start, size_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    madvise(start, size, MADV_HUGEPAGE); /* where it is refused, pages are small */
+#else
+    (void)start;
+    (void)size;
+#endif
+}
+
+#endif
