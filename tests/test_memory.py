@@ -69,5 +69,33 @@ def huge_pages_available():
     not huge_pages_available(), reason="this kernel has no transparent huge pages, or does not show them"
 )
 @pytest.mark.parametrize("call", ["forward", "backward"])
-def test_fresh_outputs_of_64_mb_ask_for_huge_pages(run_python, call):
-    assert run_python(HUGE_PAGES.format(call=call)).stdout.strip() == "True"
+@pytest.mark.parametrize("pool", ["268435456", "0"])
+def test_fresh_outputs_of_64_mb_ask_for_huge_pages(run_python, call, pool):
+    assert run_python(HUGE_PAGES.format(call=call), CBNORM_POOL_BYTES=pool).stdout.strip() == "True"
+
+
+LOOP = """
+import resource
+import numpy as np
+import cbnorm
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+rng = np.random.default_rng(0)
+inputs = [np.ones((rows, 1024), np.float32) for rows in rng.integers(1000, 8000, 30)]  # 4 to 31 MB
+for x in inputs:
+    temporary = x * 2
+    y, cache, *_ = cbnorm.batchnorm_forward(x)
+    dx = cbnorm.batchnorm_backward(temporary, cache)[0]
+print(peak())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_the_pool_adds_its_limit_to_the_peak_of_a_loop_at_most(run_python):
+    limit = 32 << 20
+    # By itself malloc keeps some of what the temporaries leave, more or less as it happens.
+    fixed = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    without, pooled = (int(run_python(LOOP, CBNORM_POOL_BYTES=str(size), **fixed).stdout) for size in (0, limit))
+    assert pooled < without + 1.05 * limit

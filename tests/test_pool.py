@@ -136,7 +136,7 @@ def test_nearly_equal_sizes_share_a_block_and_others_do_not():
     assert address(forward(array(4))) == place
 
 
-@pytest.mark.parametrize("mib", [0.07, 0.5, 1, 1.1, 3.3, 8, 9.9])
+@pytest.mark.parametrize("mib", [0.13, 0.5, 1, 1.1, 3.3, 8, 9.9])
 def test_a_kept_block_is_an_eighth_larger_than_its_result_at_most(mib):
     x = array(mib)
     y = forward(x)
@@ -168,7 +168,7 @@ def test_a_result_above_the_limit_is_ordinary_and_leaves_what_is_kept():
 
 
 def test_many_small_blocks_do_not_pile_up():
-    x = array(0.1)
+    x = array(0.13)
     results = [forward(x) for _ in range(100)]
     del results
     kept = _memory.bytes_kept()
@@ -336,7 +336,7 @@ def test_results_outlive_the_interpreter(run_python):
 
 def test_threads_that_hammer_the_pool_get_memory_of_their_own():
     cbnorm.set_pool_limit(8 * MIB)
-    inputs = [array(mib) for mib in (0.1, 0.5, 0.55, 1, 2)]
+    inputs = [array(mib) for mib in (0.2, 0.5, 0.55, 1, 2)]
     want = [forward(x).tobytes() for x in inputs]
     start = threading.Barrier(8, timeout=30)
 
@@ -441,7 +441,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="this system does not
 @linux
 @pytest.mark.parametrize(
     ("total", "available", "kept"),
-    [(8192, 4096, True), (8192, 520, True), (8192, 500, False), (1024, 130, True), (1024, 120, False), (1024, 0, False)],
+    [
+        (8192, 4096, True),
+        (8192, 520, True),
+        (8192, 500, False),
+        (1024, 130, True),
+        (1024, 120, False),
+        (1024, 0, False),
+    ],
 )
 def test_nothing_is_kept_where_the_machine_is_short_of_memory(total, available, kept, tmp_path):
     _memory.watch(meminfo(tmp_path, available * MIB), [], total * MIB)

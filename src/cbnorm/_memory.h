@@ -1,4 +1,4 @@
-/* What Cython has no word for: a flag that one thread at a time can take, a cheap clock, advice on pages. */
+/* What Cython has no word for: a flag that one thread at a time can take, a cheap clock, pages of one's own. */
 
 #ifndef CBNORM_MEMORY_H
 #define CBNORM_MEMORY_H
@@ -32,9 +32,27 @@ static inline long long cbnorm_milliseconds(void) {
 #endif
 }
 
-static inline void cbnorm_ask_for_huge_pages(void *start, size_t size) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    madvise(start, size, MADV_HUGEPAGE); /* where it is refused, pages are small */
+/* Pages of one's own, huge ones where the system has them; NULL where there are none. */
+static inline void *cbnorm_map(size_t size, int huge) {
+#ifdef __linux__
+    void *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (huge)
+        madvise(start, size, MADV_HUGEPAGE); /* where it is refused, pages are small */
+#endif
+    return start;
+#else
+    (void)size;
+    (void)huge;
+    return NULL;
+#endif
+}
+
+static inline void cbnorm_unmap(void *start, size_t size) {
+#ifdef __linux__
+    munmap(start, size);
 #else
     (void)start;
     (void)size;

@@ -6,13 +6,14 @@ a. malloc gives large blocks back to the system as they are freed, or when anoth
    them, and a page taken anew costs as much as the numbers in it. Here a freed block keeps its pages.
 b. Arrays get their memory from NumPy's hooks (NEP 49): ours are set while an array is made and at no other
    time, and only over NumPy's own. The array remembers them, so that it may be resized, and freed by anyone.
-c. A block is its data and, before them, a header that knows what malloc gave and how much the data may be.
-   Nothing else is believed: not the size that comes with a free.
+c. A block is its data and, before them, a header that knows where the block begins and how much the data may be.
+   Nothing else is believed: not the size that comes with a free. From 1 MiB on a block is mapped by itself: kept
+   among malloc's it would hold back the memory below it, and the process would grow by more than the limit.
 d. Sizes are rounded up to a class, eight classes a doubling, and a block serves its own class alone: nearly equal
    batches share blocks, and what a result has too much is an eighth at most.
 e. One list, oldest first. The block freed last goes out first, it may still be in a cache; the oldest goes back
-   to malloc when the limit or the number of slots would be passed.
-f. The list has a flag and no lock: who finds it taken goes to malloc. So nobody waits, in a free least of all,
+   to the system when the limit or the number of slots would be passed.
+f. The list has a flag and no lock: who finds it taken does without. So nobody waits, in a free least of all,
    and a child forked in between forgets the list and goes on.
 g. Where memory runs short nothing is kept. A free looks at it ten times a second at most.
 h. Blocks are freed by whoever drops the last reference, perhaps while the interpreter ends: all of that is C.
@@ -36,7 +37,8 @@ cdef extern from "_memory.h" nogil:
     bint cbnorm_try(cbnorm_flag *flag)
     void cbnorm_leave(cbnorm_flag *flag)
     long long cbnorm_milliseconds()
-    void cbnorm_ask_for_huge_pages(void *start, size_t size)
+    void *cbnorm_map(size_t size, bint huge)
+    void cbnorm_unmap(void *start, size_t size)
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyDataMemAllocator:
@@ -56,18 +58,21 @@ cdef extern from "numpy/arrayobject.h":
     object PyDataMem_SetHandler(object handler)
 
 cdef enum:
-    LEAST = 65536       # bytes: below, malloc keeps its pages and the hooks cost more than they bring (asv's fresh.py)
+    LEAST = 131072      # bytes: what is smaller glibc never maps by itself, and the hooks take half a microsecond
+    MAPPED = 1048576
     HUGE = 4194304      # from here NumPy asks for huge pages, and so do we
     PAGE = 4096         # large data start with one: at another place in it than x, a store can hold up a later load
     LINE = 64           # small data start with a line of the caches; the header has one to itself
-    SLOTS = 32
+    SLOTS = 128         # as many as a deep network has layers
 
 cdef struct Block:      # the header; data begin LINE bytes after it
-    void *start         # what malloc gave
+    void *start         # what malloc gave, or a mapping
+    size_t mapped       # bytes of the mapping; 0: it is malloc's
     size_t capacity     # bytes of data
 
-cdef cbnorm_flag taken = 0  # guards all of the following
-cdef Block *kept[SLOTS]    # oldest first
+cdef cbnorm_flag taken = 0      # guards all of the following
+cdef Block *kept[SLOTS]         # oldest first
+cdef size_t[SLOTS] capacities   # theirs: a search touches no header
 cdef Py_ssize_t count = 0
 cdef size_t kept_bytes = 0
 cdef size_t limit = 0
@@ -89,19 +94,34 @@ cdef size_t size_class(size_t size) noexcept nogil:
 cdef void *new_block(size_t capacity) noexcept nogil:
     cdef size_t boundary = LINE if capacity < LEAST else PAGE
     cdef size_t room = capacity + LINE + boundary
-    cdef char *start = <char *>malloc(room) if room > capacity else NULL
+    cdef size_t mapped = room if capacity >= MAPPED else 0
+    cdef char *start = NULL
     cdef char *data
     cdef Block *block
+    if mapped:
+        start = <char *>cbnorm_map(mapped, capacity >= HUGE and huge_pages)
+    if start == NULL:
+        mapped = 0
+        start = <char *>malloc(room)
     if start == NULL:
         return NULL
     data = start + LINE + boundary - 1
     data -= <size_t>data % boundary
     block = <Block *>(data - LINE)
     block.start = start
+    block.mapped = mapped
     block.capacity = capacity
-    if capacity >= HUGE and huge_pages:
-        cbnorm_ask_for_huge_pages(data, capacity)
     return data
+
+
+cdef size_t free_block(Block *block) noexcept nogil:
+    """Give a block back to the system; returns how many bytes of data."""
+    cdef size_t capacity = block.capacity
+    if block.mapped:
+        cbnorm_unmap(block.start, block.mapped)
+    else:
+        free(block.start)
+    return capacity
 
 
 cdef inline Block *block_of(void *data) noexcept nogil:
@@ -116,6 +136,7 @@ cdef Block *remove(Py_ssize_t index) noexcept nogil:
     kept_bytes -= block.capacity
     for index in range(index, count):
         kept[index] = kept[index + 1]
+        capacities[index] = capacities[index + 1]
     return block
 
 
@@ -129,17 +150,17 @@ cdef int remove_oldest(size_t room, Py_ssize_t slots, Block **removed) noexcept 
 
 
 cdef size_t release(Block **removed, int number) noexcept nogil:
-    """Give blocks back to malloc; not while the flag is held, since large ones take a while."""
+    """Give blocks back to the system; not while the flag is held, since large ones take a while."""
     cdef size_t size = 0
     for i in range(number):
-        size += removed[i].capacity
-        free(removed[i].start)
+        size += free_block(removed[i])
     return size
 
 
 cdef void append(Block *block) noexcept nogil:
     global count, kept_bytes
     kept[count] = block
+    capacities[count] = block.capacity
     count += 1
     kept_bytes += block.capacity
 
@@ -159,7 +180,7 @@ cdef void *pool_take(size_t size) noexcept nogil:
     capacity = size_class(size)
     if cbnorm_try(&taken):
         for i in range(count - 1, -1, -1):
-            if kept[i].capacity == capacity:
+            if capacities[i] == capacity:
                 block = remove(i)
                 break
         cbnorm_leave(&taken)
@@ -175,7 +196,7 @@ cdef void *pool_take(size_t size) noexcept nogil:
 
 
 cdef void pool_give(void *data) noexcept nogil:
-    """Take a block back: into the list if there is room, else to malloc."""
+    """Take a block back: into the list if there is room, else to the system."""
     cdef Block *block
     cdef Block *removed[SLOTS]
     cdef int number = 0
@@ -193,7 +214,7 @@ cdef void pool_give(void *data) noexcept nogil:
         cbnorm_leave(&taken)
         release(removed, number)
     if block != NULL:
-        free(block.start)
+        free_block(block)
 
 
 cdef void *hook_malloc(void *ctx, size_t size) noexcept nogil:
@@ -283,7 +304,7 @@ def bytes_kept():
 
 
 def empty():
-    """Give all that is kept back to malloc; returns how many bytes."""
+    """Give all that is kept back to the system; returns how many bytes."""
     cdef Block *removed[SLOTS]
     take_flag()
     number = remove_oldest(0, 0, removed)

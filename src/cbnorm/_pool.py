@@ -47,7 +47,7 @@ if hasattr(os, "register_at_fork"):
 def set_pool_limit(nbytes: int) -> None:
     """Set how much freed memory is kept for the next results, for the whole process.
 
-    Results of 64 KiB and more that are freed keep their pages for later ones, up to this limit; the
+    Results of 128 KiB and more that are freed keep their pages for later ones, up to this limit; the
     oldest go back to the system first. Nothing is kept while the machine or a control group is short
     of memory. ``CBNORM_POOL_BYTES`` sets the limit at import; by default it is 256 MiB, or a
     sixteenth of what the process may use where that is less.
