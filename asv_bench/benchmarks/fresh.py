@@ -29,12 +29,8 @@ class Arrays:
             self.gamma, self.beta = np.ones((2, shape[self.axis]), "float32")
             self.cache = cbnorm.batchnorm_forward(self.x, self.gamma, self.beta, axis=self.axis)[1]
             self.other = self.x if between == BETWEEN[1] else np.ones(16 << 20, "float32")
-            self.time_once()
         if between != "nothing":
             self.other * 2
-
-    def time_once(self):
-        """Make the first call."""
 
 
 class ForwardTrain(Arrays):
