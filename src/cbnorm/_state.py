@@ -5,11 +5,24 @@ import os
 import threading
 from collections.abc import Mapping
 from typing import Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import FLOAT16, FLOAT32, FLOAT64, as_array, as_numbers, check_eps, float_dtypes
+
+_layers = WeakValueDictionary()  # every layer there is, by its id
+
+
+def _after_fork():
+    # A lock that another thread held is held for ever in the child, where that thread does not exist.
+    for layer in list(_layers.values()):
+        layer._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class ThreadMemory(threading.local):
@@ -45,7 +58,8 @@ class Layer:
     an order that is not fixed; test-time calls run side by side, each with one mean and the variance that
     belongs to it. `state_dict`, `save`, copies and pickles hold moving statistics of one moment. Not guarded are the
     numbers of gamma and beta: while an optimizer or `load_state_dict` writes them, another thread may read some
-    old and some new. Copies and pickles leave cache, `grads` and reused results behind.
+    old and some new. Copies and pickles leave cache, `grads` and reused results behind. A forked child may go on
+    with a layer that another thread was using at that moment.
     """
 
     _parameters = ("gamma", "beta")
@@ -64,6 +78,11 @@ class Layer:
     def _prepare_threads(self):
         self._lock = threading.Lock()  # held wherever moving statistics are replaced, or several read
         self._thread = ThreadMemory()
+        _layers[id(self)] = self
+
+    def _replace(self, **values):
+        """Set attributes all at once: a fork, or a reader without the lock, finds the old ones or the new ones."""
+        vars(self).update(values)
 
     def __getstate__(self):
         with self._lock:
@@ -168,11 +187,11 @@ class Layer:
             raise ValueError(f"state_dict: expected the keys {', '.join(map(repr, own))}, got {problem}")
         new = {name: self._fitting(name, state_dict[name], array) for name, array in own.items() if name not in missing}
         with self._lock:
-            for name, array in new.items():
-                if name in self._parameters:
-                    getattr(self, name)[...] = array
-                else:  # replaced, as other threads may be reading the old one
-                    setattr(self, name, array if array.ndim else array.item())
+            for name in self._parameters:
+                if name in new:
+                    getattr(self, name)[...] = new.pop(name)
+            # Replaced, as other threads may be reading the old ones.
+            self._replace(**{name: array if array.ndim else array.item() for name, array in new.items()})
 
     def _fitting(self, key, value, own):
         """Return a copy of a value for load_state_dict, if it is like the layer's own array."""

@@ -139,9 +139,8 @@ class BatchNorm(Conventions, Layer):
         with self._lock:  # from reading the old moving statistics to writing the new
             seen = self.num_batches
             momentum = seen / (seen + 1) if self.momentum is None else self.momentum
-            y, cache, *moving = batchnorm_forward(*inputs, momentum, self.moving_mean, self.moving_var, **options)
-            self.moving_mean, self.moving_var = moving
-            self.num_batches = seen + (x.size > 0)
+            y, cache, mean, var = batchnorm_forward(*inputs, momentum, self.moving_mean, self.moving_var, **options)
+            self._replace(moving_mean=mean, moving_var=var, num_batches=seen + (x.size > 0))
         return self._remember(y, cache)
 
     def _state(self):
@@ -187,8 +186,8 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
     if population.count <= layer.ddof:
         raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
     with layer._lock:
-        layer.moving_mean, layer.moving_var = population.mean, population.var(layer.ddof)
-        layer.num_batches = population.batches
+        mean, var = population.mean, population.var(layer.ddof)
+        layer._replace(moving_mean=mean, moving_var=var, num_batches=population.batches)
 
 
 class LayerNorm(Layer):
