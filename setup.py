@@ -32,17 +32,18 @@ LEVELS = {"baseline": "x86-64-v2", "avx2": "x86-64-v3", "avx512": "x86-64-v4"} i
 
 
 class BuildKernels(build_ext):
-    """Builds with OpenMP where the compiler has it, else warns and builds a serial library."""
+    """Builds with OpenMP where the compiler has it, else warns and builds a serial library; so does CBNORM_OPENMP=0."""
 
     def build_extensions(self):
         self.parallel = self.parallel or os.cpu_count()
         if self.compiler.compiler_type == "msvc":
             warnings.warn("cbnorm is built without OpenMP and runs on one thread", stacklevel=1)
         else:
-            openmp = ["-fopenmp"] if self.has_openmp() else []
+            wanted = os.environ.get("CBNORM_OPENMP") != "0"
+            openmp = ["-fopenmp"] if wanted and self.has_openmp() else []
             for extension in self.extensions:
                 extension.extra_compile_args += FLAGS
-                if extension.name.startswith("cbnorm._kernels."):  # OpenMP is loaded with these, not earlier
+                if extension.name.startswith(("cbnorm._kernels.", "cbnorm._openmp")):  # no others load OpenMP
                     extension.extra_compile_args += openmp
                     extension.extra_link_args += openmp
         super().build_extensions()
@@ -80,7 +81,7 @@ kernel_sources = [str(path) for path in Path("src/cbnorm/_kernels").glob("*.[ph]
 memory_sources = ["src/cbnorm/_memory.h", "src/cbnorm/_memory.pxd", "src/cbnorm/_memory_watch.pxi"]
 setup(
     ext_modules=cythonize(
-        [extension("_cpu"), extension("_arrays"), extension("_memory", depends=memory_sources)]
+        [extension("_cpu"), extension("_arrays"), extension("_openmp"), extension("_memory", depends=memory_sources)]
         + [
             extension(f"_kernels.{name}", [f"-march={level}"] if level else [], kernel_sources)
             for name, level in LEVELS.items()

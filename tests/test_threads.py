@@ -102,6 +102,15 @@ def test_a_block_is_for_its_python_thread_alone():
         assert pool.submit(cbnorm.get_num_threads).result(30) == 6
 
 
+@pytest.fixture
+def seven_processors(monkeypatch):
+    """A process with so many, no quota, and nothing in its environment."""
+    for name, value in {"_global": None, "_variable": None, "_quota_until": 0.0, "_cpus": 8}.items():
+        monkeypatch.setattr(_threads, name, value)
+    monkeypatch.setattr(_threads, "processors", lambda: 7)
+    monkeypatch.setattr(_threads, "_cgroup_quota", lambda: None)
+
+
 PRINT = "import cbnorm; print(cbnorm.get_num_threads())"
 
 
@@ -120,16 +129,16 @@ PRINT = "import cbnorm; print(cbnorm.get_num_threads())"
         ({}, None),
     ],
 )
-def test_environment(environment, number, monkeypatch):
-    monkeypatch.setattr(_threads, "_cgroup_quota", lambda: None)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(7)), raising=False)
-    assert _threads._default_threads(environment) == (number or 7)
+def test_environment(environment, number, seven_processors, monkeypatch):
+    monkeypatch.setattr(_threads, "_global", _threads._own_variable(environment))
+    monkeypatch.setattr(_threads, "_variable", _threads._openmp_variable(environment))
+    assert cbnorm.get_num_threads() == (number or 7)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "1025", "3,2", "9" * 30])
 def test_bad_environment(text):
     with pytest.raises(ValueError, match=f"^CBNORM_NUM_THREADS: expected 1 to 1024, got '{text}'$"):
-        _threads._default_threads({"CBNORM_NUM_THREADS": text})
+        _threads._own_variable({"CBNORM_NUM_THREADS": text})
 
 
 def test_environment_is_read_at_import(run_python):
@@ -147,10 +156,18 @@ def test_no_more_threads_than_the_cpus_of_the_process(run_python):
 
 
 @pytest.mark.parametrize(("quota", "number"), [(None, 7), (3, 3), (9, 7)])
-def test_no_more_threads_than_the_control_group_allows(quota, number, monkeypatch):
+def test_no_more_threads_than_the_control_group_allows(quota, number, seven_processors, monkeypatch):
     monkeypatch.setattr(_threads, "_cgroup_quota", lambda: quota)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(7)), raising=False)
-    assert _threads._default_threads({}) == number
+    assert cbnorm.get_num_threads() == number
+
+
+def test_a_quota_that_changes_is_seen_within_a_second(seven_processors, monkeypatch):
+    now, quotas = 100.0, iter([3, 2])
+    monkeypatch.setattr(_threads, "monotonic", lambda: now)
+    monkeypatch.setattr(_threads, "_cgroup_quota", lambda: next(quotas))
+    assert [cbnorm.get_num_threads() for _ in range(5)] == [3] * 5
+    now += 1
+    assert [cbnorm.get_num_threads() for _ in range(5)] == [2] * 5
 
 
 # What /proc/self/cgroup holds, the files of the groups, and the CPUs they allow.

@@ -7,7 +7,7 @@ import numpy as np
 
 from cbnorm import _kernels, _memory
 from cbnorm._pool import get_pool_limit
-from cbnorm._threads import get_num_threads
+from cbnorm._threads import decide
 
 
 def cpu_model():
@@ -27,7 +27,8 @@ def show_config(mode: str = "stdout") -> dict | None:
     Parameters
     ----------
     mode : {"stdout", "dicts"}
-        "dicts" returns a dict instead, as `numpy.show_config` does.
+        "dicts" returns a dict instead, as `numpy.show_config` does; its "threads" is the number alone, and
+        "threads_by" what limits or sets it, "" where nothing does.
 
     Returns
     -------
@@ -42,12 +43,13 @@ def show_config(mode: str = "stdout") -> dict | None:
     --------
     >>> import cbnorm
     >>> sorted(cbnorm.show_config("dicts"))
-    ['builds', 'cbnorm', 'cpu', 'kernels', 'numpy', 'openmp', 'pool', 'threads']
+    ['builds', 'cbnorm', 'cpu', 'kernels', 'numpy', 'openmp', 'pool', 'threads', 'threads_by']
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
     from importlib.metadata import version  # a third of the time that `import cbnorm` would take
 
+    threads, threads_by = decide()
     config = {
         "cbnorm": version("cbnorm"),
         "numpy": np.__version__,
@@ -55,11 +57,14 @@ def show_config(mode: str = "stdout") -> dict | None:
         "kernels": _kernels.active_name,
         "builds": list(_kernels.BUILDS),
         "openmp": _kernels.active.openmp,
-        "threads": get_num_threads(),
+        "threads": threads,
+        "threads_by": threads_by,
         "pool": f"{_memory.bytes_kept()} / {get_pool_limit()} bytes",
     }
     if mode == "dicts":
         return config
+    if config.pop("threads_by"):
+        config["threads"] = f"{threads} ({threads_by})"
     for name, value in config.items():
         print(f"{name:8} {', '.join(value) if isinstance(value, list) else value}")
     return None

@@ -23,7 +23,7 @@ from cbnorm._arrays import (
     room_for,
     statistics_for,
 )
-from cbnorm._threads import get_num_threads
+from cbnorm._threads import threads_for
 
 
 class Rows(NamedTuple):
@@ -105,7 +105,7 @@ def forward(
             kernel_beta = np.zeros(layout.parameter_shape, compute_dtype)
         _kernels.active.rownorm_forward(
             values, y, layout.rows, layout.groups, layout.runs, layout.inner, kernel_gamma, kernel_beta, eps,
-            layout.centred, statistics, get_num_threads(),
+            layout.centred, statistics, threads_for(x.size),
         )  # fmt: skip
     else:
         statistics[:] = 0
@@ -147,6 +147,6 @@ def backward(
         dgamma, dbeta = (*sums, None)[:2]
         _kernels.active.rownorm_backward(
             values, contiguous(x, compute_dtype), dx, layout.rows, layout.groups, layout.runs, layout.inner, gamma,
-            dgamma, dbeta, layout.centred, cache._statistics, get_num_threads(),
+            dgamma, dbeta, layout.centred, cache._statistics, threads_for(x.size),
         )  # fmt: skip
     return as_result(dx, result_dtype, out) if want_dx else None, *sums

@@ -1,13 +1,22 @@
-"""How many threads a call may use: what the process is given, or what the user says; one after a fork."""
+"""How many threads a call may use: what the process is given, or what the user says; one after a fork.
+
+Each number goes with the words that say where it comes from, for `show_config`; "" where nothing limits it.
+"""
 
 import math
 import operator
 import os
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from time import monotonic
+
+from cbnorm._runtime import came_by_fork, max_threads, openmp, processors
 
 MOST_THREADS = 1024
+SMALL = 32768  # numbers, for which a call takes one thread at any rate (twice `grain` in team.pxi)
+QUOTA_HOLDS = 1.0  # seconds: reading it takes as long as a small call
 
 _local = ContextVar("cbnorm_threads", default=None)
 
@@ -40,31 +49,92 @@ def _cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgrou
     return min(quotas, default=None)
 
 
-def _default_threads(environ=os.environ):
-    own = environ.get("CBNORM_NUM_THREADS", "").strip()
-    if own:
-        if not own.isdecimal() or not 1 <= int(own) <= MOST_THREADS:
-            raise ValueError(f"CBNORM_NUM_THREADS: expected 1 to {MOST_THREADS}, got {own!r}")
-        return int(own)
-    openmp = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list holds one number a nesting level
-    if openmp.isdecimal() and int(openmp) > 0:
-        return min(int(openmp), MOST_THREADS)
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(affinity, _cgroup_quota() or affinity)
+_quota = None
+_quota_until = -math.inf  # then it is read again
 
 
-_global = _default_threads()
-_forked = False
+def _read_quota(now):
+    global _quota, _quota_until
+    _quota, _quota_until = _cgroup_quota(), now + QUOTA_HOLDS
+
+
+def _own_variable(environ=os.environ):
+    """What CBNORM_NUM_THREADS says; None where it is not set."""
+    text = environ.get("CBNORM_NUM_THREADS", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise ValueError(f"CBNORM_NUM_THREADS: expected 1 to {MOST_THREADS}, got {text!r}")
+    return int(text), "CBNORM_NUM_THREADS"
+
+
+def _openmp_variable(environ=os.environ):
+    """What OMP_NUM_THREADS says; None where OpenMP would not take it either."""
+    text = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list holds one number a nesting level
+    if not text.isdecimal() or int(text) == 0:
+        return None
+    return min(int(text), MOST_THREADS), "OMP_NUM_THREADS"
+
+
+def _first_max_threads():
+    """What OpenMP started with: a new thread has that still, whatever was set on this one."""
+    found = []
+    new = threading.Thread(target=lambda: found.append(max_threads()))
+    new.start()
+    new.join()
+    return found[0]
+
+
+_global = _own_variable()
+_variable = _openmp_variable()
+_single = ""  # why calls can only use one thread here
+if not openmp:
+    _single = "built without OpenMP"
+elif came_by_fork:
+    _single = "forked after OpenMP was loaded"
+_cpus = os.cpu_count() or 1
+_first = 1 if _single else _first_max_threads()
 
 
 def _after_fork():
     # GNU OpenMP hangs in a child whose parent ran threads, as soon as the child starts some too.
-    global _forked
-    _forked = True
+    global _single
+    _single = _single or "forked after cbnorm was imported"
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _given(limit):
+    """The number where cbnorm itself was told none: what the process may use."""
+    if _variable and limit <= _first:
+        return _variable
+    now = monotonic()
+    if now >= _quota_until:
+        _read_quota(now)
+    number, reason = processors(), "CPU affinity"
+    if _quota and _quota < number:
+        number, reason = _quota, "control-group quota"
+    if _variable and limit < number:  # OMP_NUM_THREADS=1, raised by omp_set_num_threads since
+        number, reason = limit, "omp_set_num_threads"
+    return number, reason if number < _cpus else ""
+
+
+def decide():
+    """How many threads a call made here uses at most, and why."""
+    if _single:
+        return 1, _single
+    limit = max_threads()
+    number, reason = _local.get() or _global or _given(limit)
+    if limit < _first and limit < number:
+        return limit, "omp_set_num_threads, as by threadpoolctl"
+    return number, reason
+
+
+def threads_for(numbers):
+    """The number of threads for a call on so many numbers, in a tenth of a microsecond for small ones."""
+    return 1 if numbers < SMALL and not (_local.get() or _global) else decide()[0]
 
 
 def _check(num_threads):
@@ -80,7 +150,8 @@ def _check(num_threads):
 def set_num_threads(num_threads: int) -> None:
     """Set how many threads a call uses at most, for the whole process.
 
-    Results do not depend on it, to the bit. Small arrays use one thread in any case.
+    Results do not depend on it, to the bit. Small arrays use one thread in any case, and limits hold that
+    `get_num_threads` tells of.
 
     Parameters
     ----------
@@ -102,15 +173,22 @@ def set_num_threads(num_threads: int) -> None:
     >>> cbnorm.set_num_threads(before)
     """
     global _global
-    _global = _check(num_threads)
+    _global = _check(num_threads), "set_num_threads"
 
 
 def get_num_threads() -> int:
     """How many threads a call made here uses at most.
 
     The first of these that is set: the innermost `threads` block, `set_num_threads`,
-    ``CBNORM_NUM_THREADS``, ``OMP_NUM_THREADS``; else what the process may use (CPU affinity and
-    control-group quota). In a forked child it is always 1, as GNU OpenMP would hang there.
+    ``CBNORM_NUM_THREADS``, ``OMP_NUM_THREADS``; else what the process may use at this moment (CPU affinity
+    or, where OpenMP binds threads, its places; and the control-group quota, read once a second).
+
+    A limit counts beside all these: where the number of OpenMP's threads was lowered on the calling thread
+    (``omp_set_num_threads``, as `threadpoolctl` calls it), no more are used. A number that was raised there
+    takes the place of ``OMP_NUM_THREADS``, up to what the process may use.
+
+    It is always 1 in a library built without OpenMP, and in a forked child, as GNU OpenMP would hang there:
+    a child of a process that had imported cbnorm, or had loaded the OpenMP that cbnorm uses.
 
     Returns
     -------
@@ -122,7 +200,7 @@ def get_num_threads() -> int:
     >>> cbnorm.get_num_threads() >= 1
     True
     """
-    return 1 if _forked else _local.get() or _global
+    return decide()[0]
 
 
 @contextmanager
@@ -146,7 +224,7 @@ def threads(num_threads: int):
     ...     cbnorm.get_num_threads()
     1
     """
-    token = _local.set(_check(num_threads))
+    token = _local.set((_check(num_threads), "threads"))
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ from cbnorm._arrays import (
     split_shape,
     statistics_for,
 )
-from cbnorm._threads import get_num_threads
+from cbnorm._threads import threads_for
 
 FORWARD_INPUTS = ("x", "gamma", "beta", "moving_mean", "moving_var")
 
@@ -78,7 +78,7 @@ class BatchNormCache:
         if xhat.size:
             _kernels.active.batchnorm_forward(
                 x, xhat, *split_shape(self._shape, self.axis), None, None, 0.0,
-                None, None, 0.0, 0.0, True, self._statistics, get_num_threads(),
+                None, None, 0.0, 0.0, True, self._statistics, threads_for(xhat.size),
             )  # fmt: skip
         return xhat.astype(self._dtypes[1], copy=False)
 
@@ -192,7 +192,7 @@ def batchnorm_forward(
     if x.size:
         _kernels.active.batchnorm_forward(
             values, y, outer, channels, inner, kernel_gamma, kernel_beta, eps,
-            new_mean, new_var, momentum, ddof, given, statistics, get_num_threads(),
+            new_mean, new_var, momentum, ddof, given, statistics, threads_for(x.size),
         )  # fmt: skip
     else:
         statistics[:] = 0
@@ -283,7 +283,7 @@ def batchnorm_backward(
             dbeta,
             given,
             cache._statistics,
-            get_num_threads(),
+            threads_for(dout.size),
         )
     else:
         for sums in (dgamma, dbeta):

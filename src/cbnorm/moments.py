@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import as_array, as_numbers, check_axis, contiguous, float_dtypes, statistics_for
-from cbnorm._threads import get_num_threads
+from cbnorm._threads import threads_for
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -149,7 +149,7 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
     if x.size:
         _kernels.active.batchnorm_forward(
             contiguous(x, float_dtypes(x)[0]), None, outer, channels, inner, None, None, 0.0,
-            None, None, 0.0, 0.0, False, statistics, get_num_threads(),
+            None, None, 0.0, 0.0, False, statistics, threads_for(x.size),
         )  # fmt: skip
     else:
         statistics[0] = np.nan
