@@ -23,6 +23,7 @@ from cbnorm._arrays import (
     room_for,
     statistics_for,
 )
+from cbnorm._cache import MANY, kept
 from cbnorm._threads import threads_for
 
 
@@ -40,6 +41,8 @@ class Rows(NamedTuple):
 
 class RowsCache:
     """What the backward function needs of a forward call: references and per-row numbers, no large copy.
+
+    Where these numbers would take more memory than x, they are computed again from x each time they are wanted.
 
     Attributes
     ----------
@@ -60,23 +63,30 @@ class RowsCache:
         self.gamma = gamma
         self._eps = eps
         self._layout = layout
-        self._statistics = statistics  # (4, rows): mean, mean_lo, m2, inv_std
+        self._statistics = statistics  # what `kept` left of them
         self._dtypes = dtypes  # computed in, returned in
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """One mean a row; 0 in RMS normalization."""
-        return self._statistics[0].reshape(self._layout.row_shape)
+        return self._full()[0].reshape(self._layout.row_shape)
 
     @property
     def inv_std(self) -> NDArray[np.float64]:
         """One 1 / sqrt(var + eps) a row; 1 / sqrt(mean(x²) + eps) in RMS normalization."""
-        return self._statistics[3].reshape(self._layout.row_shape)
+        return self._full()[3].reshape(self._layout.row_shape)
 
     @property
     def xhat(self) -> NDArray:
         """The normalized input, computed anew, in the shape and dtype of y."""
         return forward(self.kind, self.x, None, None, self._eps, None, self._layout)[0]
+
+    def _full(self):
+        """The statistics, (4, rows): mean, mean_lo, m2, inv_std."""
+        if self._statistics is not None:
+            return self._statistics
+        _, cache = forward(self.kind, self.x, None, None, self._eps, None, self._layout, keep_all=True)
+        return cache._statistics
 
 
 def forward(
@@ -87,6 +97,7 @@ def forward(
     eps: float,
     out: NDArray | None,
     layout: Rows,
+    keep_all: bool = False,
 ) -> tuple[NDArray, RowsCache]:
     """Check the rest of the arguments, allocate and normalize each row."""
     dtypes = compute_dtype, result_dtype = float_dtypes(x)
@@ -109,6 +120,8 @@ def forward(
         )  # fmt: skip
     else:
         statistics[:] = 0
+    if layout.rows > MANY and not keep_all:
+        statistics = kept(statistics, x)
     return as_result(y, result_dtype, out), RowsCache(kind, x, gamma, eps, layout, statistics, dtypes)
 
 
@@ -147,6 +160,6 @@ def backward(
         dgamma, dbeta = (*sums, None)[:2]
         _kernels.active.rownorm_backward(
             values, contiguous(x, compute_dtype), dx, layout.rows, layout.groups, layout.runs, layout.inner, gamma,
-            dgamma, dbeta, layout.centred, cache._statistics, threads_for(x.size),
+            dgamma, dbeta, layout.centred, cache._full(), threads_for(x.size),
         )  # fmt: skip
     return as_result(dx, result_dtype, out) if want_dx else None, *sums

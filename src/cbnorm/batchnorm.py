@@ -29,6 +29,7 @@ from cbnorm._arrays import (
     split_shape,
     statistics_for,
 )
+from cbnorm._cache import MANY, kept
 from cbnorm._threads import threads_for
 
 FORWARD_INPUTS = ("x", "gamma", "beta", "moving_mean", "moving_var")
@@ -36,6 +37,8 @@ FORWARD_INPUTS = ("x", "gamma", "beta", "moving_mean", "moving_var")
 
 class BatchNormCache:
     """What `batchnorm_backward` needs of a forward call: references and per-channel numbers, no large copy.
+
+    Where these numbers would take more memory than x, they are computed again from x each time they are wanted.
 
     Attributes
     ----------
@@ -50,26 +53,27 @@ class BatchNormCache:
         "train" or "test".
     """
 
-    __slots__ = ("_dtypes", "_shape", "_statistics", "axis", "gamma", "mode", "x")
+    __slots__ = ("_dtypes", "_eps", "_shape", "_statistics", "axis", "gamma", "mode", "x")
 
-    def __init__(self, x, gamma, statistics, axis, mode, shape, dtypes):
+    def __init__(self, x, gamma, eps, statistics, axis, mode, shape, dtypes):
         self.x = x
         self.gamma = gamma
         self.axis = axis
         self.mode = mode
-        self._statistics = statistics  # (4, channels): mean, mean_lo, m2, inv_std
+        self._eps = eps
+        self._statistics = statistics  # what `kept` left of them
         self._shape = shape
         self._dtypes = dtypes  # computed in, returned in
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """(channels,): the mean that was subtracted."""
-        return self._statistics[0]
+        return self._full()[0]
 
     @property
     def inv_std(self) -> NDArray[np.float64]:
         """(channels,): 1 / sqrt(var + eps), and 0 where var + eps is 0."""
-        return self._statistics[3]
+        return self._full()[3]
 
     @property
     def xhat(self) -> NDArray:
@@ -78,7 +82,7 @@ class BatchNormCache:
         if xhat.size:
             _kernels.active.batchnorm_forward(
                 x, xhat, *split_shape(self._shape, self.axis), None, None, 0.0,
-                None, None, 0.0, 0.0, True, self._statistics, threads_for(xhat.size),
+                None, None, 0.0, 0.0, True, self._full(x), threads_for(xhat.size),
             )  # fmt: skip
         return xhat.astype(self._dtypes[1], copy=False)
 
@@ -87,6 +91,24 @@ class BatchNormCache:
         if self.x is None:
             raise ValueError("cache: expected one that has its x, got one whose x was overwritten by out=x")
         return contiguous(self.x, self._dtypes[0])
+
+    def _full(self, x=None):
+        """The statistics, (4, channels): mean, mean_lo, m2, inv_std. X as the kernels take it, where that is there."""
+        own = self._statistics
+        if own is not None and len(own) == 4:
+            return own
+        outer, channels, inner = split_shape(self._shape, self.axis)
+        statistics = statistics_for(channels)
+        if own is None and outer * inner:
+            _kernels.active.batchnorm_forward(
+                self._input() if x is None else x, None, outer, channels, inner, None, None, self._eps,
+                None, None, 0.0, 0.0, False, statistics, threads_for(outer * channels * inner),
+            )  # fmt: skip
+        else:
+            statistics[:] = 0
+            if own is not None:
+                statistics[0], statistics[3] = own
+        return statistics
 
 
 def batchnorm_forward(
@@ -197,7 +219,9 @@ def batchnorm_forward(
     else:
         statistics[:] = 0
     overwritten = given and out is not None and same_memory(out, x)
-    cache = BatchNormCache(None if overwritten else x, gamma, statistics, axis, mode, shape, dtypes)
+    if channels > MANY:
+        statistics = kept(statistics, x, given)
+    cache = BatchNormCache(None if overwritten else x, gamma, eps, statistics, axis, mode, shape, dtypes)
     return as_result(y, result_dtype, out), cache, new_mean, new_var
 
 
@@ -282,7 +306,7 @@ def batchnorm_backward(
             dgamma,
             dbeta,
             given,
-            cache._statistics,
+            cache._full(x),
             threads_for(dout.size),
         )
     else:
