@@ -80,10 +80,6 @@ class Layer:
         self._thread = ThreadMemory()
         _layers[id(self)] = self
 
-    def _replace(self, **values):
-        """Set attributes all at once: a fork, or a reader without the lock, finds the old ones or the new ones."""
-        vars(self).update(values)
-
     def __getstate__(self):
         with self._lock:
             return {name: value for name, value in vars(self).items() if name not in ("_lock", "_thread")}
@@ -189,9 +185,10 @@ class Layer:
         with self._lock:
             for name in self._parameters:
                 if name in new:
-                    getattr(self, name)[...] = new.pop(name)
-            # Replaced, as other threads may be reading the old ones.
-            self._replace(**{name: array if array.ndim else array.item() for name, array in new.items()})
+                    getattr(self, name)[...] = new[name]
+            rest = {name: new.get(name, array) for name, array in self._state().items() if name not in self._parameters}
+            if rest:  # replaced, as other threads may be reading the old ones
+                self._replace(**{name: array if array.ndim else array.item() for name, array in rest.items()})
 
     def _fitting(self, key, value, own):
         """Return a copy of a value for load_state_dict, if it is like the layer's own array."""

@@ -140,8 +140,12 @@ class BatchNorm(Conventions, Layer):
             seen = self.num_batches
             momentum = seen / (seen + 1) if self.momentum is None else self.momentum
             y, cache, mean, var = batchnorm_forward(*inputs, momentum, self.moving_mean, self.moving_var, **options)
-            self._replace(moving_mean=mean, moving_var=var, num_batches=seen + (x.size > 0))
+            self._replace(mean, var, seen + (x.size > 0))
         return self._remember(y, cache)
+
+    def _replace(self, moving_mean, moving_var, num_batches):
+        # No call in between: a child that another thread forks at this moment has the old ones or the new ones.
+        self.moving_mean, self.moving_var, self.num_batches = moving_mean, moving_var, num_batches
 
     def _state(self):
         moving = {name: getattr(self, name) for name in ("moving_mean", "moving_var")}
@@ -187,7 +191,7 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
         raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
     with layer._lock:
         mean, var = population.mean, population.var(layer.ddof)
-        layer._replace(moving_mean=mean, moving_var=var, num_batches=population.batches)
+        layer._replace(mean, var, population.batches)
 
 
 class LayerNorm(Layer):
