@@ -164,8 +164,11 @@ def test_show_config_as_dict(kernels):
     assert cpu
     assert isinstance(config.pop("openmp"), bool)
     assert config.pop("pool").endswith(f" / {cbnorm.get_pool_limit()} bytes")
+    assert isinstance(config.pop("threads_by"), str)
     with cbnorm.threads(3):
-        assert cbnorm.show_config("dicts")["threads"] == 3
+        limited = cbnorm.show_config("dicts")
+        if _kernels.active.openmp:
+            assert (limited["threads"], limited["threads_by"]) == (3, "threads")
     assert config == {
         "cbnorm": version("cbnorm"),
         "numpy": np.__version__,
@@ -184,8 +187,10 @@ def test_show_config_prints_the_same(kernels, capsys):
     assert capsys.readouterr().out == by_default
     printed = dict(line.split(maxsplit=1) for line in by_default.splitlines())
     config = cbnorm.show_config("dicts")
+    why = config.pop("threads_by")
     assert printed == {
         **{name: str(value) for name, value in config.items()},
+        "threads": f"{config['threads']} ({why})" if why else str(config["threads"]),
         "builds": ", ".join(_kernels.BUILDS),
     }
 

@@ -156,23 +156,6 @@ def test_info_says_what_limits_the_number(run_python):
         assert number == threads.split()[0]
 
 
-def test_without_openmp_there_is_one_thread_and_info_says_why(monkeypatch, capsys):
-    monkeypatch.setattr(_threads, "_single", "built without OpenMP")
-    before = _threads._global
-    try:
-        cbnorm.set_num_threads(4)
-        with pytest.raises(ValueError, match=r"^num_threads: expected 1 to 1024, got 0"):
-            cbnorm.set_num_threads(0)
-        with cbnorm.threads(8):
-            assert cbnorm.get_num_threads() == 1
-        cbnorm.show_config()
-        assert "threads  1 (built without OpenMP)\n" in capsys.readouterr().out
-        config = cbnorm.show_config("dicts")
-        assert (config["threads"], config["threads_by"]) == (1, "built without OpenMP")
-    finally:
-        _threads._global = before
-
-
 IN_A_CHILD = """
 import os, signal, sys, time
 

@@ -11,6 +11,8 @@ import pytest
 import cbnorm
 from cbnorm import _threads
 
+needs_openmp = pytest.mark.skipif(not _threads.openmp, reason="built without OpenMP")
+
 # More numbers than eight threads need for a share each.
 LARGE = (2_003, 151)
 
@@ -33,6 +35,7 @@ def normalize(x, dout):
     return b"".join(part.tobytes() for part in (y, *cbnorm.batchnorm_backward(dout, cache)))
 
 
+@needs_openmp
 @pytest.mark.parametrize("number", [1, 2, 1024, np.int64(3), True])
 def test_set_and_get(number):
     cbnorm.set_num_threads(number)
@@ -40,6 +43,7 @@ def test_set_and_get(number):
     assert type(cbnorm.get_num_threads()) is int
 
 
+@needs_openmp
 @pytest.mark.parametrize(
     ("number", "error"),
     [
@@ -56,6 +60,7 @@ def test_bad_numbers(number, error):
     assert cbnorm.get_num_threads() == 5
 
 
+@needs_openmp
 def test_blocks_nest_and_end_with_exceptions():
     def fail():
         with cbnorm.threads(7):
@@ -72,6 +77,7 @@ def test_blocks_nest_and_end_with_exceptions():
     assert cbnorm.get_num_threads() == 4
 
 
+@needs_openmp
 def test_a_block_decorates_a_function():
     @cbnorm.threads(3)
     def number():
@@ -81,6 +87,7 @@ def test_a_block_decorates_a_function():
     assert [number(), number(), cbnorm.get_num_threads()] == [3, 3, 5]
 
 
+@needs_openmp
 def test_a_block_is_for_its_python_thread_alone():
     cbnorm.set_num_threads(5)
     inside, leave = threading.Event(), threading.Event()
@@ -114,6 +121,7 @@ def seven_processors(monkeypatch):
 PRINT = "import cbnorm; print(cbnorm.get_num_threads())"
 
 
+@needs_openmp
 @pytest.mark.parametrize(
     ("environment", "number"),
     [
@@ -141,6 +149,7 @@ def test_bad_environment(text):
         _threads._own_variable({"CBNORM_NUM_THREADS": text})
 
 
+@needs_openmp
 def test_environment_is_read_at_import(run_python):
     assert run_python(PRINT, CBNORM_NUM_THREADS="3").stdout == "3\n"
     assert run_python(PRINT, OMP_NUM_THREADS="5").stdout == "5\n"
@@ -148,6 +157,7 @@ def test_environment_is_read_at_import(run_python):
     assert "ValueError: CBNORM_NUM_THREADS: expected 1 to 1024, got 'many'" in failed.stderr
 
 
+@needs_openmp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 def test_no_more_threads_than_the_cpus_of_the_process(run_python):
     pin = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
@@ -155,12 +165,14 @@ def test_no_more_threads_than_the_cpus_of_the_process(run_python):
     assert run_python(pin + PRINT, CBNORM_NUM_THREADS="2").stdout == "2\n"
 
 
+@needs_openmp
 @pytest.mark.parametrize(("quota", "number"), [(None, 7), (3, 3), (9, 7)])
 def test_no_more_threads_than_the_control_group_allows(quota, number, seven_processors, monkeypatch):
     monkeypatch.setattr(_threads, "_cgroup_quota", lambda: quota)
     assert cbnorm.get_num_threads() == number
 
 
+@needs_openmp
 def test_a_quota_that_changes_is_seen_within_a_second(seven_processors, monkeypatch):
     now, quotas = 100.0, iter([3, 2])
     monkeypatch.setattr(_threads, "monotonic", lambda: now)
@@ -215,6 +227,7 @@ def test_control_group_quota(membership, files, number, tmp_path):
     assert _threads._cgroup_quota(root, tmp_path / "self") == number
 
 
+@needs_openmp
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # from JAX, where an earlier test imported it
@@ -242,6 +255,19 @@ def test_a_forked_child_runs_on_one_thread_and_does_not_hang():
             process.join()
         assert cbnorm.get_num_threads() == 2
         assert normalize(*arrays) == want
+
+
+def test_without_openmp_there_is_one_thread_and_info_says_why(monkeypatch, capsys):
+    monkeypatch.setattr(_threads, "_single", "built without OpenMP")
+    cbnorm.set_num_threads(4)
+    with pytest.raises(ValueError, match=r"^num_threads: expected 1 to 1024, got 0"):
+        cbnorm.set_num_threads(0)
+    with cbnorm.threads(8):
+        assert cbnorm.get_num_threads() == 1
+    cbnorm.show_config()
+    assert "threads  1 (built without OpenMP)\n" in capsys.readouterr().out
+    config = cbnorm.show_config("dicts")
+    assert (config["threads"], config["threads_by"]) == (1, "built without OpenMP")
 
 
 def test_python_threads_at_the_same_time_give_the_same_bits():
