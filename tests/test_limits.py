@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-import cbnorm
 from cbnorm import _threads
 
 CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -82,10 +81,18 @@ def test_joblib_limits_its_processes(run_python):
         "for inner in (1, 2):\n"
         "    with parallel_config('loky', inner_max_num_threads=inner):\n"
         "        print(*Parallel(n_jobs=2)(delayed(number)() for _ in range(2)))\n"
-        "print(*Parallel(n_jobs=2)(delayed(number)() for _ in range(2)))\n"
+        "import cbnorm\n"
+        "for backend in ('loky', 'multiprocessing', 'threading'):\n"
+        "    print(*Parallel(n_jobs=2, backend=backend)(delayed(number)() for _ in range(2)))\n"
     )
-    default = str(max(1, os.cpu_count() // 2))
-    assert words(run_python(code)) == ["1", "1", "2", "2", default, default]
+    by_default, of_the_process = str(max(1, os.cpu_count() // 2)), str(len(CPUS))
+    loky, forked, threading = [by_default] * 2, ["1"] * 2, [of_the_process] * 2  # its threads have no limit
+    assert words(run_python(code)) == ["1", "1", "2", "2", *loky, *forked, *threading]
+
+
+def test_a_call_that_is_large_enough_for_two_threads_has_them(run_python):
+    code = START + "for size in (32_767, 32_768):\n    x = np.ones((size, 1), np.float32)\n    print(len(started()))\n"
+    assert words(run_python(code)) == ["0", "1"]
 
 
 BINDINGS = {

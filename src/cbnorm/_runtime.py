@@ -31,7 +31,7 @@ def short_spin():
 
 
 def _is_forked():
-    """Whether this process came from a fork, as far as the system tells."""
+    """Whether this process came from a fork; False where there is no /proc, as on macOS, whose OpenMP bears forks."""
     try:
         flags = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[6])
     except (OSError, ValueError, IndexError):

@@ -79,9 +79,12 @@ def _openmp_variable(environ=os.environ):
 def _first_max_threads():
     """What OpenMP started with: a new thread has that still, whatever was set on this one."""
     found = []
-    new = threading.Thread(target=lambda: found.append(max_threads()))
-    new.start()
-    new.join()
+    try:
+        new = threading.Thread(target=lambda: found.append(max_threads()))
+        new.start()
+        new.join()
+    except RuntimeError:  # no more threads: the interpreter is about to end, or the system has none
+        found.append(max_threads())
     return found[0]
 
 
@@ -206,6 +209,8 @@ def get_num_threads() -> int:
 @contextmanager
 def threads(num_threads: int):
     """Use at most so many threads inside a ``with`` block, in this Python thread or task alone.
+
+    Limits hold that `get_num_threads` tells of.
 
     Parameters
     ----------
