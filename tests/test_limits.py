@@ -158,8 +158,8 @@ def test_info_says_what_limits_the_number(run_python):
         ("pid = os.fork(); pid and os._exit(os.waitpid(pid, 0)[1])", {}, "1 (forked after cbnorm was imported)"),
     ]  # fmt: skip
     for code, environment, threads in cases:
-        *_, line, number = run_python(f"import os, cbnorm; {code}\n{show}", **environment).stdout.splitlines()
-        assert line == f"threads  {threads}"
+        *lines, number = run_python(f"import os, cbnorm; {code}\n{show}", **environment).stdout.splitlines()
+        assert f"threads  {threads}" in lines
         assert number == threads.split()[0]
 
 

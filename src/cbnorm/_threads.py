@@ -9,9 +9,9 @@ import os
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from time import monotonic
 
+from cbnorm._cgroup import control_groups
 from cbnorm._runtime import came_by_fork, max_threads, openmp, processors
 
 MOST_THREADS = 1024
@@ -21,31 +21,19 @@ QUOTA_HOLDS = 1.0  # seconds: reading it takes as long as a small call
 _local = ContextVar("cbnorm_threads", default=None)
 
 
-def _cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgroup")):
+QUOTA_FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}  # "quota period" in all
+
+
+def _cgroup_quota(*places):
     """CPUs that the control groups of this process allow, rounded up; None for no limit."""
     quotas = []
-    try:
-        lines = membership.read_text().splitlines()
-        groups = [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]
-    except (OSError, ValueError):
-        return None
-    for controllers, path in groups:
-        if controllers == "":  # version 2: one file, "quota period"
-            top, names = root, ("cpu.max",)
-        elif "cpu" in controllers.split(","):  # version 1: a file for each number
-            top, names = root / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        else:
-            continue
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):  # a limit holds for all groups below it
-            if not folder.is_relative_to(top):
-                break
-            try:
-                quota, period = " ".join((folder / name).read_text() for name in names).split()
-                if quota != "max" and int(quota) > 0:
-                    quotas.append(math.ceil(int(quota) / int(period)))
-            except (OSError, ValueError):
-                continue  # not there, or not for us to read
+    for version, folder in control_groups("cpu", *places):
+        try:
+            quota, period = " ".join((folder / name).read_text() for name in QUOTA_FILES[version]).split()
+            if quota != "max" and int(quota) > 0:
+                quotas.append(math.ceil(int(quota) / int(period)))
+        except (OSError, ValueError):
+            continue  # not there, or not for us to read
     return min(quotas, default=None)
 
 
