@@ -78,6 +78,18 @@ def test_blocks_nest_and_end_with_exceptions():
 
 
 @needs_openmp
+def test_the_number_of_a_block_is_not_taken_for_the_default(run_python):
+    code = (
+        "import numpy as np, cbnorm, os\n"
+        "from cbnorm import _kernels, _threads\n"
+        "before = cbnorm.get_num_threads()\n"
+        "with cbnorm.threads(before + 1): inside = cbnorm.get_num_threads()\n"
+        "print(inside - before, _threads.threads_for(10**6) - before)"
+    )
+    if _threads.openmp:
+        assert run_python(code).stdout == "1 0\n"
+
+
 def test_a_block_decorates_a_function():
     @cbnorm.threads(3)
     def number():

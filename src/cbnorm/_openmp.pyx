@@ -40,6 +40,34 @@ cdef extern from * nogil:
     #else
     static int cbnorm_affinity(void) { return cbnorm_num_procs(); }
     #endif
+
+    /* What the calling thread was told last: asking again takes as long as a tenth of the smallest call with threads. */
+    #if CBNORM_OPENMP
+    #include <time.h>
+    #ifdef CLOCK_MONOTONIC_COARSE
+    #define CBNORM_CLOCK CLOCK_MONOTONIC_COARSE
+    #else
+    #define CBNORM_CLOCK CLOCK_MONOTONIC
+    #endif
+    static __thread struct { long long tick; int max_threads, number; } cbnorm_last;
+    static long long cbnorm_tick(void) { /* hundredths of a second */
+        struct timespec now;
+        clock_gettime(CBNORM_CLOCK, &now);
+        return now.tv_sec * 100LL + now.tv_nsec / 10000000;
+    }
+    static int cbnorm_recent(void) {
+        int fits = cbnorm_last.tick == cbnorm_tick() && cbnorm_last.max_threads == cbnorm_max_threads();
+        return fits ? cbnorm_last.number : 0;
+    }
+    static void cbnorm_remember(int number) {
+        cbnorm_last.tick = cbnorm_tick();
+        cbnorm_last.max_threads = cbnorm_max_threads();
+        cbnorm_last.number = number;
+    }
+    #else
+    static int cbnorm_recent(void) { return 1; }
+    static void cbnorm_remember(int number) { (void)number; }
+    #endif
     """
     const bint CBNORM_OPENMP
     int cbnorm_max_threads()
@@ -47,6 +75,8 @@ cdef extern from * nogil:
     int cbnorm_places()
     int cbnorm_num_procs()
     int cbnorm_affinity()
+    int cbnorm_recent()
+    void cbnorm_remember(int number)
 
 
 openmp = bool(CBNORM_OPENMP)
@@ -60,6 +90,16 @@ def max_threads():
 def processors():
     """CPUs that the threads of a call may use now: those of OpenMP's places if it binds threads, else the affinity."""
     return cbnorm_places() or cbnorm_affinity()
+
+
+def remember(int number):
+    """Let `recent` give this number to the calling thread for a hundredth of a second at most; 0 lets it forget."""
+    cbnorm_remember(number)
+
+
+def recent():
+    """The number remembered, unless OpenMP has another number for the calling thread since; else 0."""
+    return cbnorm_recent()
 
 
 def address():

@@ -20,7 +20,7 @@ WAITING = (*SPIN, "OMP_WAIT_POLICY", "KMP_LIBRARY")  # by any of these the user 
 
 @contextmanager
 def short_spin():
-    """Let OpenMP find `SPIN` in the environment while it is loaded, the only time that it looks."""
+    """Let OpenMP find `SPIN` in the environment while it starts, the only time that it looks."""
     ours = {} if any(name in os.environ for name in WAITING) else SPIN
     os.environ.update(ours)
     try:
@@ -94,5 +94,8 @@ _inherited = _mapped_files() if _is_forked() else []
 with _all_cpus_in_sight(), short_spin():
     from cbnorm import _openmp
 
+    _openmp.max_threads()  # LLVM's runtime looks at the environment when it is first called
+
 openmp, max_threads, processors = _openmp.openmp, _openmp.max_threads, _openmp.processors
+remember, recent = _openmp.remember, _openmp.recent
 came_by_fork = any(start <= _openmp.address() < end for start, end, _ in _inherited)

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from time import monotonic
 
 from cbnorm._cgroup import control_groups
-from cbnorm._runtime import came_by_fork, max_threads, openmp, processors
+from cbnorm._runtime import came_by_fork, max_threads, openmp, processors, recent, remember
 
 MOST_THREADS = 1024
 SMALL = 32768  # numbers, for which a call takes one thread at any rate (twice `grain` in team.pxi)
@@ -90,6 +90,7 @@ _first = 1 if _single else _first_max_threads()
 def _after_fork():
     # GNU OpenMP hangs in a child whose parent ran threads, as soon as the child starts some too.
     global _single
+    remember(0)
     _single = _single or "forked after cbnorm was imported"
 
 
@@ -117,15 +118,23 @@ def decide():
     if _single:
         return 1, _single
     limit = max_threads()
-    number, reason = _local.get() or _global or _given(limit)
+    own = _local.get() or _global
+    number, reason = own or _given(limit)
     if limit < _first and limit < number:
-        return limit, "omp_set_num_threads, as by threadpoolctl"
+        number, reason = limit, "omp_set_num_threads, as by threadpoolctl"
+    if not own:
+        remember(number)
     return number, reason
 
 
 def threads_for(numbers):
-    """The number of threads for a call on so many numbers, in a tenth of a microsecond for small ones."""
-    return 1 if numbers < SMALL and not (_local.get() or _global) else decide()[0]
+    """The number of threads for a call on so many numbers, in a tenth of a microsecond.
+
+    So an affinity or quota that has changed may be seen a hundredth of a second later.
+    """
+    if _local.get() or _global:
+        return decide()[0]
+    return 1 if numbers < SMALL else recent() or decide()[0]
 
 
 def _check(num_threads):
