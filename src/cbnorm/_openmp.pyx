@@ -41,7 +41,7 @@ cdef extern from * nogil:
     static int cbnorm_affinity(void) { return cbnorm_num_procs(); }
     #endif
 
-    /* What the calling thread was told last: asking again takes as long as a tenth of the smallest call with threads. */
+    /* What the calling thread was told last: asking again takes as long as a tenth of a small call with threads. */
     #if CBNORM_OPENMP
     #include <time.h>
     #ifdef CLOCK_MONOTONIC_COARSE
