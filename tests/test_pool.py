@@ -445,14 +445,31 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="this system does not
         (8192, 4096, True),
         (8192, 520, True),
         (8192, 500, False),
-        (1024, 130, True),
-        (1024, 120, False),
+        (1024, 70, True),
+        (1024, 60, False),
+        (8, 3, True),
+        (8, 1, False),  # what would be kept is 1 MiB
         (1024, 0, False),
     ],
 )
 def test_nothing_is_kept_where_the_machine_is_short_of_memory(total, available, kept, tmp_path):
     _memory.watch(meminfo(tmp_path, available * MIB), [], total * MIB)
     assert frees_into_the_pool() == kept
+
+
+@linux
+@pytest.mark.parametrize("limit", [1 << 40, sys.maxsize])
+def test_a_limit_beyond_the_memory_limits_nothing(limit, tmp_path):
+    _memory.watch(meminfo(tmp_path, 4096 * MIB), [], 8192 * MIB)
+    cbnorm.set_pool_limit(limit)
+    assert frees_into_the_pool()
+
+
+@linux
+def test_groups_that_cannot_be_watched_leave_the_others_watched(tmp_path):
+    limits = control_groups(tmp_path, VERSION_2, {"job/memory.max": MIB, "job/memory.current": MIB})
+    _memory.watch(meminfo(tmp_path, 4096 * MIB), limits + [(MIB, "x" * 2000, "x")] + limits * 9, 8192 * MIB)
+    assert not frees_into_the_pool()
 
 
 @linux
@@ -498,7 +515,7 @@ def test_limits_of_control_groups(membership, files, limits, tmp_path):
 
 
 @linux
-@pytest.mark.parametrize(("usage", "cached", "kept"), [(100, 0, True), (900, 0, False), (900, 500, True)])
+@pytest.mark.parametrize(("usage", "cached", "kept"), [(100, 0, True), (970, 0, False), (970, 500, True)])
 @pytest.mark.parametrize("version", [1, 2])
 def test_nothing_is_kept_where_a_control_group_is_short_of_memory(version, usage, cached, kept, tmp_path):
     top = "memory/job/memory." if version == 1 else "job/memory."

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from cbnorm import _kernels
 
 CALLS_ON_ONE_CORE = """
 import os, time
@@ -70,6 +73,18 @@ if sys.argv[1:] != ["kept"]:
     assert results(2) == flushed
 """
 
+FEWER_ROWS_THAN_THREADS = """
+import os
+import numpy as np, cbnorm
+from cbnorm import _kernels
+
+_kernels.active.set_judging(False)
+x = np.ones((2, 262_144), np.float32)
+with cbnorm.threads(8):
+    cbnorm.layernorm_forward(x)
+print(len(os.listdir("/proc/self/task")))
+"""
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
 
@@ -114,3 +129,80 @@ def test_openmp_is_told_to_spin_shortly_and_nobody_else_is(run_python):
     assert "GOMP_SPINCOUNT = '3000'" in told
     told = run_python(code, OMP_DISPLAY_ENV="verbose", GOMP_SPINCOUNT="77").stderr
     assert "GOMP_SPINCOUNT = '77'" in told
+
+
+@linux
+def test_no_thread_is_woken_that_has_no_row(run_python):
+    before = int(run_python(FEWER_ROWS_THAN_THREADS.replace("threads(8)", "threads(1)")).stdout)
+    assert int(run_python(FEWER_ROWS_THAN_THREADS).stdout) == before + 1
+
+
+# Whether threads pay: calls that never were, of a kind that takes 20 microseconds alone.
+
+KIND, ALONE = 12345, 20e-6
+
+
+@pytest.fixture
+def judged(kernels):
+    """Judge a call with two threads; returns for how many seconds it makes calls go alone."""
+    build = _kernels.active
+    build.set_judging(True)
+    for _ in range(5):
+        build.rehearse(KIND, 1, ALONE, 0.0)
+    yield lambda elapsed, waited=0.0: build.rehearse(KIND, 2, elapsed, waited)
+    build.set_judging(False)
+
+
+def lose(judged):
+    """Lose 40 microseconds a call until calls go alone; returns for how long, and how much was lost."""
+    for count in range(1, 1000):
+        if alone := judged(3 * ALONE, 2.5 * ALONE):
+            return alone, count * 2 * ALONE
+    pytest.fail("calls that lose go on with their threads")
+
+
+def test_calls_that_save_keep_their_threads(judged):
+    assert not any(judged(0.7 * ALONE, 0.1 * ALONE) for _ in range(10_000))
+
+
+def test_one_interruption_among_calls_that_save_changes_nothing(judged):
+    assert not any(judged(0.7 * ALONE) for _ in range(1000))
+    assert judged(3e-3, 3e-3 - 0.5 * ALONE) == 0
+    assert not any(judged(0.7 * ALONE) for _ in range(1000))
+
+
+def test_calls_that_lose_go_alone_for_ever_longer(judged):
+    spells, losses = zip(*(lose(judged) for _ in range(7)), strict=True)
+    assert np.allclose(np.divide(spells, losses), [1, 4, 16, 64, 256, 256, 256], rtol=0.1)
+
+
+def test_calls_that_save_again_take_the_steps_back(judged):
+    for _ in range(5):
+        lose(judged)
+    assert not any(judged(0.5 * ALONE) for _ in range(10_000))
+    spell, loss = lose(judged)
+    assert spell < 10 * loss
+
+
+@pytest.mark.parametrize("stopped", [1.0, 3600.0, 1e9])
+def test_a_process_that_was_stopped_does_not_pay_for_it(judged, stopped):
+    assert judged(stopped, stopped) < 0.01
+    for _ in range(5):
+        lose(judged)
+    assert judged(stopped, stopped) < 2
+
+
+@pytest.mark.parametrize("nonsense", [float("nan"), 0.0, -1.0])
+def test_what_cannot_be_is_forgotten(judged, nonsense):
+    _kernels.active.rehearse(KIND, 1, nonsense, 0.0)
+    judged(nonsense, nonsense)
+    for _ in range(100):
+        _kernels.active.rehearse(KIND, 1, ALONE, 0.0)
+    lose(judged)
+    assert np.isfinite(judged(ALONE))
+
+
+def test_a_kind_that_was_never_alone_is_judged_by_what_its_thread_waited(judged):
+    rehearse = _kernels.active.rehearse
+    assert not any(rehearse(KIND + 1, 2, ALONE, 0.1 * ALONE) for _ in range(1000))
+    assert any(rehearse(KIND + 2, 2, ALONE, 0.9 * ALONE) for _ in range(1000))

@@ -204,7 +204,7 @@ cdef void pool_give(void *data) noexcept nogil:
         return
     block = block_of(data)
     if block.capacity >= LEAST and cbnorm_try(&taken):
-        look_at_memory(limit)
+        look_at_memory(min(limit, kept_bytes + block.capacity))
         if short_of_memory:
             number = remove_oldest(0, 0, removed)
         elif block.capacity <= limit:

@@ -41,13 +41,13 @@ cdef long long number_in(const char *path, const char *word) noexcept nogil:
     return number
 
 
-cdef void look_at_memory(size_t limit) noexcept nogil:
-    """Say whether memory is short: what is left would not hold the limit twice, or is under a sixteenth of all."""
+cdef void look_at_memory(size_t wanted) noexcept nogil:
+    """Say whether memory is short: what is left would not hold what is kept twice, or is under a sixteenth of all."""
     global looked, short_of_memory
     cdef long long now = cbnorm_milliseconds()
     cdef long long left, usage
     cdef int before = errno.errno   # whoever frees may have yet to read it
-    if now - looked < INTERVAL or limit == 0:
+    if now == 0 or now - looked < INTERVAL:
         return
     looked = now
     left = number_in(meminfo, "MemAvailable:")
@@ -59,7 +59,7 @@ cdef void look_at_memory(size_t limit) noexcept nogil:
             usage -= max(number_in(groups[i].stat, "total_inactive_file "),
                          number_in(groups[i].stat, "inactive_file "), 0)
             left = min(left, groups[i].limit - usage)
-    short_of_memory = left < total // 16 or left // 2 < <long long>limit
+    short_of_memory = left < total // 16 or left // 2 < <long long>wanted
     errno.errno = before
 
 
@@ -71,16 +71,17 @@ cdef void look_soon() noexcept nogil:
 def watch(meminfo_path, limited_groups, long long all_bytes):
     """Where to look whether memory is short: a /proc/meminfo, control groups as (limit, usage file, stat file)."""
     global group_count, total
-    paths = [os.fsencode(path) for path in (meminfo_path, *(path for group in limited_groups for path in group[1:]))]
-    if max(map(len, paths)) >= LONGEST or len(limited_groups) > GROUPS:
-        return
+    encoded = [(limit, *map(os.fsencode, paths)) for limit, *paths in limited_groups]
+    watched = sorted(group for group in encoded if max(map(len, group[1:])) < LONGEST)[:GROUPS]     # the tightest
+    path = os.fsencode(meminfo_path)
     take_flag()
-    strcpy(meminfo, paths[0])
-    group_count = len(limited_groups)
-    for i in range(group_count):
-        groups[i].limit = limited_groups[i][0]
-        strcpy(groups[i].usage, paths[2 * i + 1])
-        strcpy(groups[i].stat, paths[2 * i + 2])
+    strcpy(meminfo, path if len(path) < LONGEST else b"")
+    group_count = 0
+    for limit, usage, stat in watched:
+        groups[group_count].limit = limit
+        strcpy(groups[group_count].usage, usage)
+        strcpy(groups[group_count].stat, stat)
+        group_count += 1
     total = all_bytes
     look_soon()
     cbnorm_leave(&taken)

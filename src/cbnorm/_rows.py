@@ -49,8 +49,8 @@ class RowsCache:
     kind : str
         The function that made it: "layernorm", "groupnorm", "instancenorm" or "rmsnorm".
     x : ndarray
-        The input itself: if it is changed between forward and backward, the gradients are those of
-        the changed input.
+        The input itself, not to be changed before backward: the gradients, `mean` and `inv_std` would be those of
+        neither input.
     gamma : ndarray or None
         The parameter itself.
     """
@@ -81,12 +81,17 @@ class RowsCache:
         """The normalized input, computed anew, in the shape and dtype of y."""
         return forward(self.kind, self.x, None, None, self._eps, None, self._layout)[0]
 
-    def _full(self):
-        """The statistics, (4, rows): mean, mean_lo, m2, inv_std."""
+    def _full(self, x=None):
+        """The statistics, (4, rows): mean, mean_lo, m2, inv_std. X as the kernels take it, where that is there."""
         if self._statistics is not None:
             return self._statistics
-        _, cache = forward(self.kind, self.x, None, None, self._eps, None, self._layout, keep_all=True)
-        return cache._statistics
+        x = contiguous(self.x, self._dtypes[0]) if x is None else x
+        layout, statistics = self._layout, statistics_for(self._layout.rows)
+        _kernels.active.rownorm_forward(
+            x, None, layout.rows, layout.groups, layout.runs, layout.inner, None, None, self._eps,
+            layout.centred, statistics, threads_for(x.size),
+        )  # fmt: skip
+        return statistics
 
 
 def forward(
@@ -97,7 +102,6 @@ def forward(
     eps: float,
     out: NDArray | None,
     layout: Rows,
-    keep_all: bool = False,
 ) -> tuple[NDArray, RowsCache]:
     """Check the rest of the arguments, allocate and normalize each row."""
     dtypes = compute_dtype, result_dtype = float_dtypes(x)
@@ -120,7 +124,7 @@ def forward(
         )  # fmt: skip
     else:
         statistics[:] = 0
-    if layout.rows > MANY and not keep_all:
+    if layout.rows > MANY and x.size:
         statistics = kept(statistics, x)
     return as_result(y, result_dtype, out), RowsCache(kind, x, gamma, eps, layout, statistics, dtypes)
 
@@ -158,8 +162,9 @@ def backward(
         if gamma is None:
             gamma = np.ones(layout.parameter_shape, compute_dtype)
         dgamma, dbeta = (*sums, None)[:2]
+        x = contiguous(x, compute_dtype)
         _kernels.active.rownorm_backward(
-            values, contiguous(x, compute_dtype), dx, layout.rows, layout.groups, layout.runs, layout.inner, gamma,
-            dgamma, dbeta, layout.centred, cache._full(), threads_for(x.size),
+            values, x, dx, layout.rows, layout.groups, layout.runs, layout.inner, gamma,
+            dgamma, dbeta, layout.centred, cache._full(x), threads_for(x.size),
         )  # fmt: skip
     return as_result(dx, result_dtype, out) if want_dx else None, *sums

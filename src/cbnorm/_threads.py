@@ -82,7 +82,7 @@ _single = ""  # why calls can only use one thread here
 if not openmp:
     _single = "built without OpenMP"
 elif came_by_fork:
-    _single = "forked after OpenMP was loaded"
+    _single = "OpenMP was there before cbnorm in a forked process"
 _cpus = os.cpu_count() or 1
 _first = 1 if _single else _first_max_threads()
 
@@ -188,7 +188,7 @@ def get_num_threads() -> int:
     takes the place of ``OMP_NUM_THREADS``, up to what the process may use.
 
     It is always 1 in a library built without OpenMP, and in a forked child, as GNU OpenMP would hang there:
-    a child of a process that had imported cbnorm, or had loaded the OpenMP that cbnorm uses.
+    a child of a process that had imported cbnorm, or one where OpenMP was loaded before cbnorm.
 
     Returns
     -------

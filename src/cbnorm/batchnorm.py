@@ -43,8 +43,8 @@ class BatchNormCache:
     Attributes
     ----------
     x : ndarray or None
-        The input itself: if it is changed between forward and backward, the gradients are those of
-        the changed input. None where ``out=x`` overwrote it.
+        The input itself, not to be changed before backward: the gradients, `mean` and `inv_std` would be those of
+        neither input. None where ``out=x`` overwrote it.
     gamma : ndarray or None
         (channels,), the parameter itself.
     axis : int
@@ -306,7 +306,7 @@ def batchnorm_backward(
             dgamma,
             dbeta,
             given,
-            cache._full(x),
+            np.zeros((4, channels)) if x is None and not want_dx else cache._full(x),  # dbeta alone needs none
             threads_for(dout.size),
         )
     else:

@@ -24,6 +24,18 @@ include "rows.pxi"
 
 openmp = bool(CBNORM_OPENMP)
 
+cdef enum:              # the functions below
+    FORWARD
+    BACKWARD
+    ROWS_FORWARD
+    ROWS_BACKWARD
+
+
+cdef inline int function(int kind, cnp.ndarray array, bint variant, bint result_wanted, bint more_wanted) noexcept:
+    """What takes its own time on one shape, as a number for `call_key`."""
+    return ((kind * 2 + variant) * 2 + result_wanted) * 2 + more_wanted + 32 * cnp.PyArray_TYPE(array)
+
+
 cdef inline void *data(object array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
@@ -61,7 +73,8 @@ def batchnorm_forward(
         momentum=momentum, ddof=ddof, mean=<double *>data(moving_mean), var=<double *>data(moving_var))
     cdef Team team = open_team(
         outer * channels * inner, threads,
-        call_key(outer, channels, inner, cnp.PyArray_TYPE(x), FORWARD, given, y is None))
+        call_key(
+            outer, channels, inner, function(FORWARD, x, given, y is not None, moving_mean is not None), threads))
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
         forward(<const float *>data(x), <float *>data(y), outer, inner, &seen, &moving,
                 <const float *>data(gamma), <const float *>data(beta), &team)
@@ -116,7 +129,8 @@ def batchnorm_backward(
     cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, 0, given)
     cdef Team team = open_team(
         outer * channels * inner, threads,
-        call_key(outer, channels, inner, cnp.PyArray_TYPE(dout), BACKWARD, given, dx is None))
+        call_key(
+            outer, channels, inner, function(BACKWARD, dout, given, dx is not None, x is not None), threads))
     if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
         backward(<const float *>data(dout), <const float *>data(x), <float *>data(dx), outer, inner, &seen,
                  <const float *>data(gamma), <float *>data(dgamma), <float *>data(dbeta), &team)
@@ -162,26 +176,30 @@ cdef int backward(
 
 def rownorm_forward(
     cnp.ndarray x not None,     # (rows, runs, inner)
-    cnp.ndarray y not None,     # the same, may be x
+    y,                          # the same, may be x; None: only the statistics are wanted
     Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner,
-    cnp.ndarray gamma not None, cnp.ndarray beta not None,  # (groups * runs), in the dtype of x
+    gamma, beta,                # (groups * runs), in the dtype of x; None where y is
     double eps,
     bint centred,               # False: RMS normalization
     cnp.ndarray statistics not None,    # OUT (4, rows), float64: mean, mean_lo, m2, inv_std
     int threads,
 ):
     cdef Rows lay = lay_rows(rows, groups, runs, inner, centred, cnp.PyArray_NBYTES(x))
-    cdef bint streamed = is_streamed(2 * cnp.PyArray_NBYTES(y))
+    cdef bint streamed = is_streamed(2 * cnp.PyArray_NBYTES(x))
+    cdef void *out = data(y)
+    cdef void *gamma_in = data(gamma)
+    cdef void *beta_in = data(beta)
     cdef Team team = open_team(
-        rows * lay.size, threads, call_key(rows, runs, inner, cnp.PyArray_TYPE(x), ROWS_FORWARD, centred, False))
+        rows * lay.size, min(threads, rows),
+        call_key(rows, runs, inner, function(ROWS_FORWARD, x, centred, y is not None, groups > 1), threads))
     with nogil:
         if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-            rows_forward(<const float *>cnp.PyArray_DATA(x), <float *>cnp.PyArray_DATA(y), &lay, eps,
-                         <const float *>cnp.PyArray_DATA(gamma), <const float *>cnp.PyArray_DATA(beta),
+            rows_forward(<const float *>cnp.PyArray_DATA(x), <float *>out, &lay, eps,
+                         <const float *>gamma_in, <const float *>beta_in,
                          <double *>cnp.PyArray_DATA(statistics), streamed, &team)
         else:
-            rows_forward(<const double *>cnp.PyArray_DATA(x), <double *>cnp.PyArray_DATA(y), &lay, eps,
-                         <const double *>cnp.PyArray_DATA(gamma), <const double *>cnp.PyArray_DATA(beta),
+            rows_forward(<const double *>cnp.PyArray_DATA(x), <double *>out, &lay, eps,
+                         <const double *>gamma_in, <const double *>beta_in,
                          <double *>cnp.PyArray_DATA(statistics), streamed, &team)
         close_team(&team)
 
@@ -208,8 +226,8 @@ def rownorm_backward(
         if partial == NULL:
             raise MemoryError("no memory for the sums of a call")
     cdef Team team = open_team(
-        rows * lay.size, threads,
-        call_key(rows, runs, inner, cnp.PyArray_TYPE(x), ROWS_BACKWARD, centred, dx is None))
+        rows * lay.size, min(threads, lay.chunks),
+        call_key(rows, runs, inner, function(ROWS_BACKWARD, x, centred, dx is not None, partial != NULL), threads))
     with nogil:
         if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
             rows_backward(<const float *>cnp.PyArray_DATA(dout), <const float *>cnp.PyArray_DATA(x), <float *>out, &lay,

@@ -119,7 +119,7 @@ cdef void forward_rows(
             statistics[lay.rows + row] = sums[2]
             m2[row] = sums[3]
         find_inv_std(m2 + first, lay.size, eps, inv_std + first, end - first)
-        for row in range(first, end):
+        for row in range(first, end if y != NULL else first):
             see_row(statistics, lay, row, &mean_hi, &mean_lo, &scale)
             parameter = first_parameter(lay, row)
             normalize_one_row(x + row * lay.size, lay, mean_hi, mean_lo, scale, gamma + parameter, beta + parameter,
@@ -130,7 +130,7 @@ cdef void forward_rows(
 
 cdef void rows_forward(
     const floating *x,          # IN (rows, runs, inner)
-    floating *y,                # OUT (rows, runs, inner)
+    floating *y,                # OUT (rows, runs, inner); NULL: only the statistics are wanted
     const Rows *lay, double eps,
     const floating *gamma,      # IN (groups * runs)
     const floating *beta,       # IN (groups * runs)

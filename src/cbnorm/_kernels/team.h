@@ -1,7 +1,8 @@
 /* What Cython has no word for: the waiting of a call's threads for each other. Without OpenMP there is one thread.
 
    Design
-   A. Whoever waits spins for as long as waking a sleeper would take, then sleeps. OpenMP's own barriers spin for
+   A. Whoever waits spins for as long as waking a sleeper would take, then sleeps (where there is no futex, for 50
+      microseconds at a time). OpenMP's own barriers spin for
       milliseconds: where another process or library has the second core, they keep awake just the core that the
       thread waited for could run on.
    B. Thread 0 waits for the others before it leaves the region too, so that OpenMP's barrier there has nothing to wait for.
@@ -15,13 +16,15 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#include <sched.h>
 #include <time.h>
 #if defined(__linux__)
-#include <linux/futex.h>
 #include <limits.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+#if defined(SYS_futex)
+#define CBNORM_FUTEX_WAIT 128 /* private to the process; <linux/futex.h> is not everywhere where Linux is */
+#define CBNORM_FUTEX_WAKE 129
 #endif
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -80,16 +83,20 @@ static inline void cbnorm_relax(void) {
 }
 
 static inline void cbnorm_sleep(int *word, int seen) {
-#if defined(__linux__)
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+#if defined(SYS_futex)
+    syscall(SYS_futex, word, CBNORM_FUTEX_WAIT, seen, NULL, NULL, 0);
 #else
-    sched_yield();
+    struct timespec moment = {0, 50000};
+    (void)word, (void)seen;
+    nanosleep(&moment, NULL);
 #endif
 }
 
 static inline void cbnorm_wake(int *word) {
-#if defined(__linux__)
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#if defined(SYS_futex)
+    syscall(SYS_futex, word, CBNORM_FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+#else
+    (void)word;
 #endif
 }
 

@@ -9,7 +9,8 @@
 #    calls run alone for as long as was lost; the next time for 4 times as long, then 16, 64 and 256 times, so that
 #    little time is lost while it stays bad. A full balance takes one of these steps back.
 # C. The balance belongs to the machine, what a call takes alone to its kind: the function, dtype and shape.
-# D. Threads of Python share all this without a lock: a number lost in a race costs some time, never a result.
+# D. Threads of Python share all this without a lock: a number lost in a race costs some time, never a result, and what
+#    cannot be is taken for unknown.
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
@@ -30,7 +31,8 @@ cdef extern from "team.h" nogil:
 cdef uint64_t MIX = 0x9E3779B97F4A7C15u     # 2**64 over the golden ratio: spreads small numbers over all bits
 
 cdef enum:
-    KINDS = 256         # of calls that are remembered
+    KINDS = 512         # of calls that are remembered
+    PLACES = 4          # where a kind may stand, so that two of them do not drive each other out
     RECENT = 32         # calls that a mean is of
     MOST_STEPS = 4
 
@@ -42,7 +44,7 @@ cdef struct Kind:
     uint64_t key
     double work         # seconds that thread 0 works beside others, of its good calls
     double alone        # seconds on one thread, a mean
-    int calls           # on one thread
+    int calls           # on one thread; 0: not known
 
 
 cdef Kind kinds[KINDS]
@@ -83,51 +85,65 @@ cdef inline Team open_team(Py_ssize_t numbers, int threads, uint64_t key) noexce
 
 cdef inline void close_team(const Team *team) noexcept nogil:
     if judging and team.began > 0:
-        judge(team, &kinds[team.key % KINDS])
+        judge(team.key, team.threads, now(), now() - team.began, team.waited)
+
+
+cdef inline Kind *kind_of(uint64_t key) noexcept nogil:
+    """Where a kind stands, or else the one of its places that it takes from another."""
+    cdef Py_ssize_t i
+    for i in range(PLACES):
+        if kinds[(key + i) % KINDS].key == key:
+            return &kinds[(key + i) % KINDS]
+    return &kinds[(key + (key >> 32) % PLACES) % KINDS]
 
 
 cdef inline double toward(double seconds, double mean, int calls) noexcept nogil:
     """The mean of so many recent calls with this one; if it was interrupted, it counts for two at most."""
-    return mean + (min(seconds, 2 * mean) - mean) / calls
+    return mean + (min(seconds, 2 * mean) - mean) / max(1, calls)
 
 
-cdef void judge(const Team *team, Kind *kind) noexcept nogil:
+cdef void judge(uint64_t key, int threads, double end, double elapsed, double waited) noexcept nogil:
     global balance, alone_until, steps
-    cdef double end = now(), elapsed = end - team.began, alone, saved
-    if kind.key != team.key:
-        kind[0] = Kind(key=team.key, work=elapsed, alone=0, calls=0)
-    if team.threads == 1:
-        kind.calls = min(kind.calls + 1, <int>RECENT)
-        kind.alone = elapsed if kind.calls == 1 else toward(elapsed, kind.alone, kind.calls)
+    cdef Kind *kind = kind_of(key)
+    cdef double alone, saved, work = elapsed - waited
+    cdef int step = max(0, steps)
+    if kind.key != key:
+        kind[0] = Kind(key=key, work=elapsed, alone=0, calls=0)
+    if threads == 1:
+        kind.alone = toward(elapsed, kind.alone, kind.calls + 1) if kind.alone > 0 else elapsed
+        kind.calls = min(kind.calls + 1, <int>RECENT - 1)
         return
-    kind.work = min(elapsed - team.waited, toward(elapsed - team.waited, kind.work, RECENT))
+    if work > 0:
+        kind.work = min(work, toward(work, kind.work, RECENT)) if kind.work > 0 else work
     # Threads save no more than all their work but one's, or alone was interrupted; half of that where it is not known.
-    alone = min(kind.alone, 2 * team.threads * kind.work) if kind.calls > 0 else 0.5 * (1 + team.threads) * kind.work
-    saved = alone - elapsed
+    alone = min(kind.alone, 2 * threads * kind.work) if kind.calls > 0 else 0.5 * (1 + threads) * kind.work
+    saved = max(alone - elapsed, -alone - FULL_BALANCE)     # whatever else stopped the process is no loss of threads
+    if saved != saved:      # NaN, of numbers that another thread was writing
+        return
     balance += saved
     if balance < 0:
-        alone_until = end + (FIRST_BALANCE - balance) * (1 << 2 * steps)
-        steps = min(steps + 1, <int>MOST_STEPS)
+        alone_until = end + (FIRST_BALANCE - balance) * (1 << 2 * step)
+        steps = min(step + 1, <int>MOST_STEPS)
         balance = FIRST_BALANCE
     elif balance > FULL_BALANCE:
         balance = FULL_BALANCE
-        if steps > 0:
-            steps -= 1
+        if step > 0:
+            steps = step - 1
             balance = FIRST_BALANCE
 
 
-cdef enum Function:
-    FORWARD
-    BACKWARD
-    ROWS_FORWARD
-    ROWS_BACKWARD
+def rehearse(uint64_t key, int threads, double elapsed, double waited):
+    """Judge a call that never was, of so many seconds; returns for how long it makes calls go alone. For tests."""
+    cdef double end = now(), before = alone_until
+    judge(key, threads, end, elapsed, waited)
+    return alone_until - end if alone_until != before else 0.0
 
 
 cdef inline uint64_t call_key(
-    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int dtype, Function function, bint variant, bint sums_only
+    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, uint64_t function, int threads
 ) noexcept nogil:
     """Calls that differ in one of these have different keys, but for rare accidents."""
-    cdef uint64_t key = ((dtype * 4 + <uint64_t>function) * 2 + variant) * 2 + sums_only
+    cdef uint64_t key = function * 1024 + threads
     key = (key ^ <uint64_t>outer) * MIX
     key = (key ^ (key >> 32) ^ <uint64_t>channels) * MIX
     key = (key ^ (key >> 32) ^ <uint64_t>inner) * MIX
@@ -141,5 +157,8 @@ cdef inline void barrier(Team *team, int thread) noexcept nogil:
 
 
 cdef inline Py_ssize_t share(Py_ssize_t work, Py_ssize_t thread, Py_ssize_t threads) noexcept nogil:
-    """Where a thread's share of the work begins; it ends where the next thread's begins."""
-    return work * thread // threads
+    """Where a thread's share of the work begins; it ends where the next thread's begins.
+
+    The largest is thread 0's, which need not be woken.
+    """
+    return (work * thread + threads - 1) // threads

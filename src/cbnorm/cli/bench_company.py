@@ -130,14 +130,21 @@ class _Process(subprocess.Popen):
 class Contestant:
     """Someone's calls, in a process of their own that makes them when told to."""
 
-    def __init__(self, *what):
-        command = [sys.executable, "-m", __name__, *map(str, what)]
+    def __init__(self, name, *what):
+        self.name = name
+        command = [sys.executable, "-m", __name__, name, *map(str, what)]
         self.process = _Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
         self.process.__enter__()
-        self.version = json.loads(self.process.stdout.readline())  # None where it cannot do what is asked
+        self.version = self._answer()  # None where it cannot do what is asked
         return self
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.name} ended with status {self.process.wait()}")
+        return json.loads(line)
 
     def __exit__(self, *error):
         return self.process.__exit__(*error)
@@ -145,7 +152,7 @@ class Contestant:
     def take_turn(self, seconds, matmul):
         """Call for so long; returns how many calls were made and the seconds spent in them."""
         print(json.dumps([seconds, matmul]), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        return self._answer()
 
 
 def serve(name, operation, shape, dtype, num_threads):
