@@ -84,8 +84,10 @@ cdef inline Team open_team(Py_ssize_t numbers, int threads, uint64_t key) noexce
 
 
 cdef inline void close_team(const Team *team) noexcept nogil:
+    cdef double end
     if judging and team.began > 0:
-        judge(team.key, team.threads, now(), now() - team.began, team.waited)
+        end = now()
+        judge(team.key, team.threads, end, end - team.began, team.waited)
 
 
 cdef inline Kind *kind_of(uint64_t key) noexcept nogil:
