@@ -168,8 +168,8 @@ def set_num_threads(num_threads: int) -> None:
     >>> import cbnorm
     >>> before = cbnorm.get_num_threads()
     >>> cbnorm.set_num_threads(2)
-    >>> cbnorm.get_num_threads()
-    2
+    >>> cbnorm.get_num_threads() <= 2  # 1 without OpenMP
+    True
     >>> cbnorm.set_num_threads(before)
     """
     global _global
