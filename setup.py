@@ -81,7 +81,13 @@ kernel_sources = [str(path) for path in Path("src/cbnorm/_kernels").glob("*.[ph]
 memory_sources = ["src/cbnorm/_memory.h", "src/cbnorm/_memory.pxd", "src/cbnorm/_memory_watch.pxi"]
 setup(
     ext_modules=cythonize(
-        [extension("_cpu"), extension("_arrays"), extension("_openmp"), extension("_memory", depends=memory_sources)]
+        [
+            extension("_cpu"),
+            extension("_arrays"),
+            extension("_plan"),
+            extension("_openmp"),
+            extension("_memory", depends=memory_sources),
+        ]
         + [
             extension(f"_kernels.{name}", [f"-march={level}"] if level else [], kernel_sources)
             for name, level in LEVELS.items()
