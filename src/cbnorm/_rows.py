@@ -24,6 +24,7 @@ from cbnorm._arrays import (
     statistics_for,
 )
 from cbnorm._cache import MANY, kept
+from cbnorm._plan import plan_groups, plan_rows
 from cbnorm._threads import threads_for
 
 
@@ -37,6 +38,13 @@ class Rows(NamedTuple):
     inner: int
     parameter_shape: tuple
     centred: bool = True  # False: the mean is held at 0
+
+
+def plan_of(shape, layout, eps):
+    """What the kernels take."""
+    if layout.groups == 1 and layout.inner == 1:
+        return plan_rows(shape, len(layout.row_shape), eps, layout.centred)
+    return plan_groups(shape, layout.groups, eps)
 
 
 class RowsCache:
@@ -87,10 +95,8 @@ class RowsCache:
             return self._statistics
         x = contiguous(self.x, self._dtypes[0]) if x is None else x
         layout, statistics = self._layout, statistics_for(self._layout.rows)
-        _kernels.active.rownorm_forward(
-            x, None, layout.rows, layout.groups, layout.runs, layout.inner, None, None, self._eps,
-            layout.centred, statistics, threads_for(x.size),
-        )  # fmt: skip
+        plan = plan_of(self.x.shape, layout, self._eps)
+        _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
         return statistics
 
 
@@ -114,14 +120,8 @@ def forward(
     y = room_for(out, values, x, result_dtype)
     statistics = statistics_for(layout.rows)
     if x.size:
-        if kernel_gamma is None:
-            kernel_gamma = np.ones(layout.parameter_shape, compute_dtype)
-        if kernel_beta is None:
-            kernel_beta = np.zeros(layout.parameter_shape, compute_dtype)
-        _kernels.active.rownorm_forward(
-            values, y, layout.rows, layout.groups, layout.runs, layout.inner, kernel_gamma, kernel_beta, eps,
-            layout.centred, statistics, threads_for(x.size),
-        )  # fmt: skip
+        plan = plan_of(x.shape, layout, eps)
+        _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, None, threads_for(x.size))
     else:
         statistics[:] = 0
     if layout.rows > MANY and x.size:
@@ -159,12 +159,8 @@ def backward(
             if total is not None:
                 total[...] = 0
     elif any(need):
-        if gamma is None:
-            gamma = np.ones(layout.parameter_shape, compute_dtype)
-        dgamma, dbeta = (*sums, None)[:2]
         x = contiguous(x, compute_dtype)
-        _kernels.active.rownorm_backward(
-            values, x, dx, layout.rows, layout.groups, layout.runs, layout.inner, gamma,
-            dgamma, dbeta, layout.centred, cache._full(x), threads_for(x.size),
-        )  # fmt: skip
+        plan = plan_of(x.shape, layout, cache._eps)
+        gradients = (*sums, None)[:2]
+        _kernels.active.backward(plan, values, x, dx, gamma, gradients, cache._full(x), threads_for(x.size))
     return as_result(dx, result_dtype, out) if want_dx else None, *sums

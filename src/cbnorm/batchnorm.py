@@ -4,6 +4,8 @@ xhat = (x - mean) * inv_std with inv_std = 1 / sqrt(var + eps), and y = gamma * 
 (Ioffe and Szegedy, 2015).
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,6 +32,7 @@ from cbnorm._arrays import (
     statistics_for,
 )
 from cbnorm._cache import MANY, kept
+from cbnorm._plan import plan_channels
 from cbnorm._threads import threads_for
 
 FORWARD_INPUTS = ("x", "gamma", "beta", "moving_mean", "moving_var")
@@ -80,11 +83,14 @@ class BatchNormCache:
         """The normalized input, computed anew, in the shape and dtype of y."""
         x, xhat = self._input(), np.empty(self._shape, self._dtypes[0])
         if xhat.size:
-            _kernels.active.batchnorm_forward(
-                x, xhat, *split_shape(self._shape, self.axis), None, None, 0.0,
-                None, None, 0.0, 0.0, True, self._full(x), threads_for(xhat.size),
-            )  # fmt: skip
+            _kernels.active.forward(
+                self._plan(given=True), x, xhat, None, None, self._full(x).copy(), None, threads_for(xhat.size)
+            )
         return xhat.astype(self._dtypes[1], copy=False)
+
+    def _plan(self, given):
+        count = 1 if self.mode == "test" else None
+        return plan_channels(self._shape, self.axis, self._eps, given, count)
 
     def _input(self):
         """X as the kernels take it."""
@@ -97,17 +103,15 @@ class BatchNormCache:
         own = self._statistics
         if own is not None and len(own) == 4:
             return own
-        outer, channels, inner = split_shape(self._shape, self.axis)
-        statistics = statistics_for(channels)
-        if own is None and outer * inner:
-            _kernels.active.batchnorm_forward(
-                self._input() if x is None else x, None, outer, channels, inner, None, None, self._eps,
-                None, None, 0.0, 0.0, False, statistics, threads_for(outer * channels * inner),
-            )  # fmt: skip
+        statistics = statistics_for(self._shape[self.axis])
+        if own is None and math.prod(self._shape):
+            x = self._input() if x is None else x
+            _kernels.active.forward(self._plan(given=False), x, None, None, None, statistics, None, threads_for(x.size))
         else:
             statistics[:] = 0
             if own is not None:
-                statistics[0], statistics[3] = own
+                statistics[0], statistics[2] = own
+                _kernels.active.forward(self._plan(given=True), None, None, None, None, statistics, None, 1)
         return statistics
 
 
@@ -212,10 +216,9 @@ def batchnorm_forward(
     y = room_for(out, values, x, result_dtype)
     statistics = statistics_for(channels)
     if x.size:
-        _kernels.active.batchnorm_forward(
-            values, y, outer, channels, inner, kernel_gamma, kernel_beta, eps,
-            new_mean, new_var, momentum, ddof, given, statistics, threads_for(x.size),
-        )  # fmt: skip
+        plan = plan_channels(shape, axis, eps, given, 1 if given else None)
+        moving = new_mean, new_var, momentum, ddof
+        _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads_for(x.size))
     else:
         statistics[:] = 0
     overwritten = given and out is not None and same_memory(out, x)
@@ -281,7 +284,7 @@ def batchnorm_backward(
     if dout.shape != shape:
         raise ValueError(f"dout: expected shape {shape}, got {dout.shape}")
     want_dx, want_dgamma, want_dbeta = check_need(need, ("dx", "dgamma", "dbeta"))
-    outer, channels, inner = split_shape(shape, cache.axis)
+    channels = shape[cache.axis]
     given = cache.mode == "test"
     gamma = check_parameter("cache.gamma", cache.gamma, (channels,), compute_dtype)
     if out is not None:
@@ -295,20 +298,11 @@ def batchnorm_backward(
     dgamma = gradient_for((channels,), compute_dtype) if want_dgamma else None
     dbeta = gradient_for((channels,), compute_dtype) if want_dbeta else None
     if dout.size:
-        _kernels.active.batchnorm_backward(
-            values,
-            x,
-            dx,
-            outer,
-            channels,
-            inner,
-            gamma,
-            dgamma,
-            dbeta,
-            given,
-            np.zeros((4, channels)) if x is None and not want_dx else cache._full(x),  # dbeta alone needs none
+        statistics = np.zeros((4, channels)) if x is None and not want_dx else cache._full(x)  # dbeta alone needs none
+        _kernels.active.backward(
+            plan_channels(shape, cache.axis, cache._eps, given), values, x, dx, gamma, (dgamma, dbeta), statistics,
             threads_for(dout.size),
-        )
+        )  # fmt: skip
     else:
         for sums in (dgamma, dbeta):
             if sums is not None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import as_array, as_numbers, check_axis, contiguous, float_dtypes, statistics_for
+from cbnorm._plan import plan_channels
 from cbnorm._threads import threads_for
 
 
@@ -147,10 +148,9 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
     count = outer * inner
     statistics = statistics_for(channels)
     if x.size:
-        _kernels.active.batchnorm_forward(
-            contiguous(x, float_dtypes(x)[0]), None, outer, channels, inner, None, None, 0.0,
-            None, None, 0.0, 0.0, False, statistics, threads_for(x.size),
-        )  # fmt: skip
+        plan = plan_channels((outer, channels, inner), 1)
+        x = contiguous(x, float_dtypes(x)[0])
+        _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
     else:
         statistics[0] = np.nan
         statistics[2] = 0

@@ -1,40 +1,8 @@
-# The arithmetic done once a channel, between the passes over the array: running averages, inv_std, and the
-# numbers that the second pass multiplies by. Every function works on channels first to last - 1.
+# The arithmetic done once a channel or row, between the passes over the array: inv_std, running averages, and the
+# factors that the second pass multiplies by. Every function works on channels or rows first to last - 1.
 
 from libc.math cimport sqrt
 from libc.string cimport memcpy, memset
-
-
-cdef struct Channels:       # what a call knows of its channels; each pointer has one number a channel
-    Py_ssize_t channels
-    double count            # M, values a channel
-    double eps
-    double *mean
-    double *mean_lo
-    double *m2              # NULL where the statistics were given
-    double *inv_std
-
-
-cdef Channels see_channels(
-    double *statistics, Py_ssize_t channels, double count, double eps, bint given
-) noexcept nogil:
-    """The rows of `statistics`, (4, channels): mean, mean_lo, m2, inv_std."""
-    cdef Channels seen
-    seen.channels = channels
-    seen.count = count
-    seen.eps = eps
-    seen.mean = statistics
-    seen.mean_lo = statistics + channels
-    seen.m2 = NULL if given else statistics + 2 * channels
-    seen.inv_std = statistics + 3 * channels
-    return seen
-
-
-cdef struct Moving:         # the running averages; the pointers may be NULL
-    double momentum
-    double ddof
-    double *mean            # (channels)
-    double *var
 
 
 cdef void update_average(
@@ -52,32 +20,29 @@ cdef inline double inverse_std(double var, double eps) noexcept nogil:
 
 
 cdef void find_inv_std(
-    const double *restrict square, double divisor, double eps, double *restrict inv_std, Py_ssize_t size
+    const double *restrict m2, double count, double eps, double *restrict inv_std, Py_ssize_t size
 ) noexcept nogil:
-    """With var = square / divisor."""
     cdef Py_ssize_t c
-    cdef double one_by_divisor = 1 / divisor
+    cdef double one_by_count = 1 / count
     for c in range(size):
-        inv_std[c] = inverse_std(square[c] * one_by_divisor, eps)
+        inv_std[c] = inverse_std(m2[c] * one_by_count, eps)
 
 
-cdef void use_batch(const Channels *channels, const Moving *moving, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """inv_std from the batch, which also enters the running averages."""
+cdef void use_moments(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """inv_std from m2. Running averages take the batch in, or are the statistics themselves where these are given."""
+    cdef const Moving *moving = &facts.moving
     cdef Py_ssize_t size = last - first
-    find_inv_std(channels.m2 + first, channels.count, channels.eps, channels.inv_std + first, size)
+    if facts.statistics_given and moving.mean != NULL:      # the variance is m2, with a count of 1
+        memcpy(facts.mean + first, moving.mean + first, size * sizeof(double))
+        memset(facts.mean_lo + first, 0, size * sizeof(double))
+        memcpy(facts.m2 + first, moving.var + first, size * sizeof(double))
+    find_inv_std(facts.m2 + first, facts.count, facts.eps, facts.inv_std + first, size)
+    if facts.statistics_given:
+        return
     if moving.mean != NULL:
-        update_average(moving.mean + first, channels.mean + first, 1, moving.momentum, size)
+        update_average(moving.mean + first, facts.mean + first, 1, moving.momentum, size)
     if moving.var != NULL:
-        update_average(moving.var + first, channels.m2 + first, channels.count - moving.ddof, moving.momentum, size)
-
-
-cdef void use_given(const Channels *channels, const Moving *moving, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Test mode: the running averages stand for the statistics; without them, these are there already."""
-    cdef Py_ssize_t size = last - first
-    if moving.mean != NULL:
-        memcpy(channels.mean + first, moving.mean + first, size * sizeof(double))
-        memset(channels.mean_lo + first, 0, size * sizeof(double))
-        find_inv_std(moving.var + first, 1, channels.eps, channels.inv_std + first, size)
+        update_average(moving.var + first, facts.m2 + first, facts.count - moving.ddof, moving.momentum, size)
 
 
 cdef inline void split(double mean, double mean_lo, floating *hi, floating *lo) noexcept nogil:
@@ -86,7 +51,7 @@ cdef inline void split(double mean, double mean_lo, floating *hi, floating *lo) 
     lo[0] = <floating>((mean - hi[0]) + mean_lo)
 
 
-cdef void split_mean(
+cdef void split_means(
     const double *restrict mean, const double *restrict mean_lo,
     floating *restrict hi, floating *restrict lo, Py_ssize_t size
 ) noexcept nogil:
@@ -103,61 +68,74 @@ cdef void find_scale(
         scale[c] = <floating>(inv_std[c] if gamma == NULL else gamma[c] * inv_std[c])
 
 
-cdef void prepare_normalize(
-    const Channels *channels, const floating *gamma, const floating *beta,
-    floating *factors,          # OUT (4, width): mean_hi, mean_lo, scale, shift
-    Py_ssize_t width, Py_ssize_t first, Py_ssize_t last,
+cdef void scale_sums(
+    const double *restrict sums, const double *restrict scale, double one_by_count, floating *restrict scaled,
+    Py_ssize_t size,
 ) noexcept nogil:
-    cdef Py_ssize_t c, size = last - first
-    split_mean(channels.mean + first, channels.mean_lo + first, factors + first, factors + width + first, size)
-    find_scale(channels.inv_std + first, offset(gamma, first), factors + 2 * width + first, size)
-    for c in range(first, last):
-        factors[3 * width + c] = 0 if beta == NULL else beta[c]
-
-
-cdef void prepare_xhat(
-    const Channels *channels,
-    floating *factors,          # OUT (3, width): mean_hi, mean_lo, inv_std
-    Py_ssize_t width, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    cdef Py_ssize_t size = last - first
-    split_mean(channels.mean + first, channels.mean_lo + first, factors + first, factors + width + first, size)
-    find_scale(channels.inv_std + first, <const floating *>NULL, factors + 2 * width + first, size)
-
-
-cdef void finish_gradients(
-    const double *restrict total,       # IN (channels) Σ dout
-    const double *restrict product,     # IN (channels) Σ dout·xhat
-    floating *restrict dgamma,          # OUT (channels), or NULL
-    floating *restrict dbeta,           # OUT (channels), or NULL
-    Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
+    """sums / M, times `scale` unless that is NULL."""
     cdef Py_ssize_t c
-    if dgamma != NULL:
-        for c in range(first, last):
-            dgamma[c] = <floating>product[c]
-    if dbeta != NULL:
-        for c in range(first, last):
-            dbeta[c] = <floating>total[c]
+    for c in range(size):
+        scaled[c] = <floating>((sums[c] if scale == NULL else sums[c] * scale[c]) * one_by_count)
 
 
-cdef void prepare_gradient(
-    const Channels *channels, const floating *gamma,
-    const double *restrict total,       # IN (channels) Σ dout
-    const double *restrict product,     # IN (channels) Σ dout·xhat
-    floating *restrict factors,         # OUT (5, width): mean_hi, mean_lo, scale, slope, offset
-    Py_ssize_t width, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    """With given statistics dx = dout·scale: all else is 0, and slope stands where `shift` would."""
-    cdef Py_ssize_t c, size = last - first
-    cdef double one_by_count = 1 / channels.count
-    find_scale(channels.inv_std + first, offset(gamma, first), factors + 2 * width + first, size)
-    if channels.m2 == NULL:
-        memset(factors + first, 0, size * sizeof(floating))
-        memset(factors + width + first, 0, size * sizeof(floating))
-        memset(factors + 3 * width + first, 0, size * sizeof(floating))
+cdef void round_sums(const double *restrict sums, floating *restrict rounded, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(size):
+        rounded[c] = <floating>sums[c]
+
+
+cdef void copy_or_zero(const floating *values, floating *restrict copy, Py_ssize_t size) noexcept nogil:
+    if values == NULL:
+        memset(copy, 0, size * sizeof(floating))
+    else:
+        memcpy(copy, values, size * sizeof(floating))
+
+
+# Factors of a kind from number `place` on: of channels their own number, of rows 0 on.
+
+cdef void factor_xhat(const Call *call, Py_ssize_t first, Py_ssize_t last, Py_ssize_t place) noexcept nogil:
+    """For xhat = ((x - mean_hi) - mean_lo)·scale."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t stride = facts.factor_stride
+    factors = call.factors + place
+    no_gamma = call.gamma
+    no_gamma = NULL
+    split_means(facts.mean + first, facts.mean_lo + first, factors + MEAN_HI * stride, factors + MEAN_LO * stride,
+                last - first)
+    find_scale(facts.inv_std + first, no_gamma, factors + SCALE * stride, last - first)
+
+
+cdef void factor_y(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """For y = ((x - mean_hi) - mean_lo)·scale + shift."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t stride = facts.factor_stride
+    factors = call.factors + first
+    split_means(facts.mean + first, facts.mean_lo + first, factors + MEAN_HI * stride, factors + MEAN_LO * stride,
+                last - first)
+    find_scale(facts.inv_std + first, beginning(call.gamma, first), factors + SCALE * stride, last - first)
+    copy_or_zero(beginning(call.beta, first), factors + SHIFT * stride, last - first)
+
+
+cdef void factor_gradient(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """For dx = ((dout - (x - mean)·slope) - mean_dout)·scale; for dx = dout·scale, as of y, with given statistics."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t size = last - first, stride = facts.factor_stride
+    cdef double one_by_count = 1 / facts.count
+    factors = call.factors + first
+    find_scale(facts.inv_std + first, beginning(call.gamma, first), factors + SCALE * stride, size)
+    if facts.statistics_given:
+        memset(factors + MEAN_HI * stride, 0, size * sizeof(factors[0]))
+        memset(factors + MEAN_LO * stride, 0, size * sizeof(factors[0]))
+        memset(factors + SHIFT * stride, 0, size * sizeof(factors[0]))
         return
-    split_mean(channels.mean + first, channels.mean_lo + first, factors + first, factors + width + first, size)
-    for c in range(first, last):
-        factors[3 * width + c] = <floating>(product[c] * channels.inv_std[c] * one_by_count)
-        factors[4 * width + c] = <floating>(total[c] * one_by_count)
+    split_means(facts.mean + first, facts.mean_lo + first, factors + MEAN_HI * stride, factors + MEAN_LO * stride, size)
+    scale_sums(facts.sum_dout_xhat + first, facts.inv_std + first, one_by_count, factors + SLOPE * stride, size)
+    scale_sums(facts.sum_dout + first, NULL, one_by_count, factors + MEAN_DOUT * stride, size)
+
+
+cdef void finish_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """dgamma and dbeta from the sums, where they are wanted."""
+    if call.dgamma != NULL:
+        round_sums(call.facts.sum_dout_xhat + first, call.dgamma + first, last - first)
+    if call.dbeta != NULL:
+        round_sums(call.facts.sum_dout + first, call.dbeta + first, last - first)

@@ -9,7 +9,7 @@ cdef inline floating normalized_input(
     return ((x - mean_hi) - mean_lo) * inv_std
 
 
-cdef void add_gradients(
+cdef loop add_gradients(
     const floating *restrict dout,      # IN (height, width)
     const floating *restrict x,         # IN (height, width), or NULL: only dout is summed
     Py_ssize_t stride,
@@ -20,17 +20,17 @@ cdef void add_gradients(
     const floating *restrict inv_std,
     double *restrict total,             # INOUT (width) Σ dout
     double *restrict product,           # INOUT (width) Σ dout·xhat
-    bint far,                           # from memory: ask for rows ahead
+    bint from_memory,                   # ask for rows ahead
 ) noexcept nogil:
     """Sums over the rows of a tile: four rows in the array's dtype, all else in float64."""
     cdef Py_ssize_t i, j
     cdef const floating *row
     cdef const floating *grad
-    cdef floating a, b, c, d, ax, bx, cx, dx
+    cdef floating a, b, c, d, xhat_a, xhat_b, xhat_c, xhat_d
     for i in range(height // 4):
         grad = dout + 4 * i * stride
         row = x + 4 * i * stride
-        if far:
+        if from_memory:
             prefetch_rows(grad + 4 * stride, stride, width)
             prefetch_rows(row + 4 * stride, stride, width)
         if x == NULL:
@@ -42,12 +42,12 @@ cdef void add_gradients(
             b = grad[stride + j]
             c = grad[2 * stride + j]
             d = grad[3 * stride + j]
-            ax = normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
-            bx = normalized_input(row[stride + j], mean_hi[j], mean_lo[j], inv_std[j])
-            cx = normalized_input(row[2 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
-            dx = normalized_input(row[3 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
+            xhat_a = normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
+            xhat_b = normalized_input(row[stride + j], mean_hi[j], mean_lo[j], inv_std[j])
+            xhat_c = normalized_input(row[2 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
+            xhat_d = normalized_input(row[3 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
             total[j] += (a + b) + (c + d)
-            product[j] += (a * ax + b * bx) + (c * cx + d * dx)
+            product[j] += (a * xhat_a + b * xhat_b) + (c * xhat_c + d * xhat_d)
     for i in range(height // 4 * 4, height):
         grad = dout + i * stride
         for j in range(width):
@@ -116,17 +116,19 @@ cdef inline void add_few_gradients(
                 product[k] += dout[i * stride + k] * normalized_input(x[i * stride + k], mean_hi, mean_lo, inv_std)
 
 
-cdef void add_run_gradients(
+cdef loop add_run_gradients(
     const floating *dout,               # IN (height, size)
     const floating *x,                  # IN (height, size), or NULL: only dout is summed
     Py_ssize_t stride,
     Py_ssize_t height,
     Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating inv_std,
-    double *total,                      # INOUT Σ dout
-    double *product,                    # INOUT Σ dout·xhat
+    const floating *factors,            # IN (kinds, factor_stride), of the channel or row
+    Py_ssize_t factor_stride,
+    double *sums,                       # INOUT Σ dout, Σ dout·xhat
 ) noexcept nogil:
     """Sums over runs with one mean."""
+    cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
+    cdef floating inv_std = factors[SCALE * factor_stride]
     cdef double totals[LANES]
     cdef double products[LANES]
     cdef Py_ssize_t i, k, start, whole = size // LANES
@@ -139,15 +141,15 @@ cdef void add_run_gradients(
         for i in range((height + 3) // 4):
             for k in range(whole):
                 start = 4 * i * stride + k * LANES
-                add_gradient_lanes(dout + start, offset(x, start), stride, min(4, height - 4 * i), 0,
+                add_gradient_lanes(dout + start, beginning(x, start), stride, min(4, height - 4 * i), 0,
                                    mean_hi, mean_lo, inv_std, totals, products)
     if whole == 0:
         add_few_gradients(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
     elif size > whole * LANES:          # the last LANES numbers, of which some were counted
-        add_gradient_lanes(dout + size - LANES, offset(x, size - LANES), stride, height, (whole + 1) * LANES - size,
-                           mean_hi, mean_lo, inv_std, totals, products)
-    total[0] += sum_of_lanes(totals)
-    product[0] += sum_of_lanes(products)
+        add_gradient_lanes(dout + size - LANES, beginning(x, size - LANES), stride, height,
+                           (whole + 1) * LANES - size, mean_hi, mean_lo, inv_std, totals, products)
+    sums[0] += sum_of_lanes(totals)
+    sums[1] += sum_of_lanes(products)
 
 
 # Where each row has its own statistics: parameter gradients down the columns, and sums of dxhat = dout·gamma.
@@ -155,17 +157,19 @@ cdef void add_run_gradients(
 cdef enum:
     QUARTER = 16        # LANES / 2: rows are short
 
-cdef void add_row_gradients(
+cdef loop add_row_gradients(
     const floating *restrict dout,      # IN (height, width)
     const floating *restrict x,         # IN (height, width)
     Py_ssize_t width,
     Py_ssize_t height,                  # at most 4
-    const floating *mean_hi,            # IN (height), as are the next two
-    const floating *mean_lo,
-    const floating *inv_std,
+    const floating *factors,            # IN (kinds, factor_stride), of each row
+    Py_ssize_t factor_stride,
     double *restrict total,             # INOUT (width) Σ dout
     double *restrict product,           # INOUT (width) Σ dout·xhat
 ) noexcept nogil:
+    cdef const floating *mean_hi = factors + MEAN_HI * factor_stride
+    cdef const floating *mean_lo = factors + MEAN_LO * factor_stride
+    cdef const floating *inv_std = factors + SCALE * factor_stride
     cdef Py_ssize_t i, j
     cdef floating a, b, c, d
     if height < 4:
@@ -231,16 +235,19 @@ cdef void add_dxhat_rest(
     add_dxhat_quarters(filled, filled + full, filled + 2 * full, mean_hi, mean_lo, inv_std, total, product)
 
 
-cdef void sum_dxhat(
+cdef loop sum_dxhat(
     const floating *dout,               # IN (size)
     const floating *x,                  # IN (size)
     const floating *gamma,              # IN (size)
     Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating inv_std,
+    const floating *factors,            # IN (kinds, factor_stride), of the row
+    Py_ssize_t factor_stride,
     double *total,                      # OUT Σ dxhat
     double *product,                    # OUT Σ dxhat·xhat
 ) noexcept nogil:
     """Sums over a row with a gamma for each number, whose quarters are added side by side."""
+    cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
+    cdef floating inv_std = factors[SCALE * factor_stride]
     cdef double totals[QUARTER]
     cdef double products[QUARTER]
     cdef Py_ssize_t k, start = 0

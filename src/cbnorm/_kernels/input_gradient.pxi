@@ -1,12 +1,12 @@
 # dx = (gamma·inv_std / M) (M·dout - xhat·dgamma - dbeta), computed as
-# dx = ((dout - (x - mean)·slope) - offset)·scale,
-#      with slope = inv_std·dgamma / M, offset = dbeta / M, scale = gamma·inv_std.
+# dx = ((dout - (x - mean)·slope) - mean_dout)·scale,
+#      with slope = inv_std·dgamma / M, mean_dout = dbeta / M, scale = gamma·inv_std.
 
 
-cdef inline floating input_gradient(
-    floating dout, floating x, floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset
+cdef inline floating differentiated(
+    floating dout, floating x, floating mean_hi, floating mean_lo, floating scale, floating slope, floating mean_dout
 ) noexcept nogil:
-    return ((dout - ((x - mean_hi) - mean_lo) * slope) - offset) * scale
+    return ((dout - ((x - mean_hi) - mean_lo) * slope) - mean_dout) * scale
 
 
 cdef inline void input_gradient_row(
@@ -17,26 +17,26 @@ cdef inline void input_gradient_row(
     const floating *restrict mean_lo,
     const floating *restrict scale,
     const floating *restrict slope,
-    const floating *restrict offset,
+    const floating *restrict mean_dout,
     floating *restrict dx,              # OUT (width)
 ) noexcept nogil:
     """Each number is of a column with its own statistics."""
     cdef Py_ssize_t j
     for j in range(width):
-        dx[j] = input_gradient(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], offset[j])
+        dx[j] = differentiated(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], mean_dout[j])
 
 
 cdef inline void input_gradient_run(
     const floating *restrict dout,      # IN (size)
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
+    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating mean_dout,
     floating *restrict dx,              # OUT (size)
 ) noexcept nogil:
-    """One mean and scale for all; gamma where the slope and offset are of dout·gamma, else 1."""
+    """One mean and scale for all; gamma where slope and mean_dout are of dout·gamma, else 1."""
     cdef Py_ssize_t i
     for i in range(size):
-        dx[i] = input_gradient(dout[i] * gamma, x[i], mean_hi, mean_lo, scale, slope, offset)
+        dx[i] = differentiated(dout[i] * gamma, x[i], mean_hi, mean_lo, scale, slope, mean_dout)
 
 
 cdef inline void input_gradient_scaled(
@@ -44,40 +44,42 @@ cdef inline void input_gradient_scaled(
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
     const floating *restrict gamma,     # IN (size)
-    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset,
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating mean_dout,
     floating *restrict dx,              # OUT (size)
 ) noexcept nogil:
     """One mean and scale for all, a gamma for each number."""
     cdef Py_ssize_t i
     for i in range(size):
-        dx[i] = input_gradient(dout[i] * gamma[i], x[i], mean_hi, mean_lo, scale, slope, offset)
+        dx[i] = differentiated(dout[i] * gamma[i], x[i], mean_hi, mean_lo, scale, slope, mean_dout)
 
 
-# The same, stored as `store` says.
+# The same, stored as `store` says; `factors` are (kinds, factor_stride).
 
-cdef void store_gradient_rows(
+cdef loop store_gradient_rows(
     const floating *dout,               # IN (size), rows of `width` without a gap
     const floating *x,                  # IN (size)
     Py_ssize_t size,
     Py_ssize_t width,
-    const floating *mean_hi,            # IN (width), as are the next four; the first BURST once more at the end
-    const floating *mean_lo,
-    const floating *scale,
-    const floating *slope,
-    const floating *offset,
+    const floating *factors,            # IN of each column, and of the first BURST once more at the end
+    Py_ssize_t factor_stride,
     floating *dx,                       # OUT (size)
     Store store,
 ) noexcept nogil:
+    cdef const floating *mean_hi = factors + MEAN_HI * factor_stride
+    cdef const floating *mean_lo = factors + MEAN_LO * factor_stride
+    cdef const floating *scale = factors + SCALE * factor_stride
+    cdef const floating *slope = factors + SLOPE * factor_stride
+    cdef const floating *mean_dout = factors + MEAN_DOUT * factor_stride
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, j = 0, here
     while i < size:
         here = stretch(dx + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
         if here == BURST:
-            input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j,
+            input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, mean_dout + j,
                                burst)
             put(dx + i, burst, store)
         else:
-            input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, offset + j,
+            input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, mean_dout + j,
                                dx + i if store == DIRECT else burst)
             keep(dx + i, burst, here, store)
         i += here
@@ -86,40 +88,45 @@ cdef void store_gradient_rows(
 
 cdef inline void store_gradient_run(
     const floating *dout, const floating *x, Py_ssize_t size,
-    floating mean_hi, floating mean_lo, floating gamma, floating scale, floating slope, floating offset,
-    floating *dx, Store store,
+    const floating *factors, Py_ssize_t factor_stride,      # of the channel or row
+    floating gamma, floating *dx, Store store,
 ) noexcept nogil:
+    cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
+    cdef floating scale = factors[SCALE * factor_stride], slope = factors[SLOPE * factor_stride]
+    cdef floating mean_dout = factors[MEAN_DOUT * factor_stride]
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, here
     if store == DIRECT:             # a run may be short
-        input_gradient_run(dout, x, size, mean_hi, mean_lo, gamma, scale, slope, offset, dx)
+        input_gradient_run(dout, x, size, mean_hi, mean_lo, gamma, scale, slope, mean_dout, dx)
         return
     while i < size:
         here = stretch(dx + i, size - i, store)
         if here == BURST:
-            input_gradient_run(dout + i, x + i, BURST, mean_hi, mean_lo, gamma, scale, slope, offset, burst)
+            input_gradient_run(dout + i, x + i, BURST, mean_hi, mean_lo, gamma, scale, slope, mean_dout, burst)
             put(dx + i, burst, store)
         else:
-            input_gradient_run(dout + i, x + i, here, mean_hi, mean_lo, gamma, scale, slope, offset, burst)
+            input_gradient_run(dout + i, x + i, here, mean_hi, mean_lo, gamma, scale, slope, mean_dout, burst)
             keep(dx + i, burst, here, store)
         i += here
 
 
-cdef void store_gradient_scaled(
+cdef loop store_gradient_scaled(
     const floating *dout, const floating *x, Py_ssize_t size, const floating *gamma,
-    floating mean_hi, floating mean_lo, floating scale, floating slope, floating offset, floating *dx, Store store,
+    const floating *factors, Py_ssize_t factor_stride,      # of the row
+    floating *dx, Store store,
 ) noexcept nogil:
+    cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
+    cdef floating scale = factors[SCALE * factor_stride], slope = factors[SLOPE * factor_stride]
+    cdef floating mean_dout = factors[MEAN_DOUT * factor_stride]
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, here
     while i < size:
         here = stretch(dx + i, size - i, store)
         if here == BURST:
-            input_gradient_scaled(
-                dout + i, x + i, BURST, gamma + i, mean_hi, mean_lo, scale, slope, offset, burst)
+            input_gradient_scaled(dout + i, x + i, BURST, gamma + i, mean_hi, mean_lo, scale, slope, mean_dout, burst)
             put(dx + i, burst, store)
         else:
-            input_gradient_scaled(
-                dout + i, x + i, here, gamma + i, mean_hi, mean_lo, scale, slope, offset,
-                dx + i if store == DIRECT else burst)
+            input_gradient_scaled(dout + i, x + i, here, gamma + i, mean_hi, mean_lo, scale, slope, mean_dout,
+                                  dx + i if store == DIRECT else burst)
             keep(dx + i, burst, here, store)
         i += here

@@ -1,18 +1,24 @@
-# What Python sees of a kernel build. Each function picks the dtype and the walk, and holds the workspace.
-# Shapes, dtypes and overlaps were checked in _arrays.py; arrays are C-contiguous float32 or float64.
+# What Python sees of a kernel build: each function fills a call with its facts and arrays, and runs it.
+# Shapes, dtypes and overlaps were checked in _arrays.pyx; here only what memory safety needs is looked at again.
 
 from cython cimport floating
 
 cimport numpy as cnp
 
-from cbnorm._memory cimport pool_give, pool_take
+from cbnorm._memory cimport pool_give
+from cbnorm._plan cimport Plan
 
 from cbnorm._cpu import core_cache, last_level_cache
 
 cnp.import_array()
 
+# What calls adapt to: the sizes of this machine's caches.
+cdef Py_ssize_t cache_bytes = last_level_cache()
+cdef Py_ssize_t core_cache_bytes = core_cache()
+
 include "team.pxi"
 include "store.pxi"
+include "call.pxi"
 include "statistics.pxi"
 include "normalize.pxi"
 include "gradient_sums.pxi"
@@ -21,28 +27,10 @@ include "channels.pxi"
 include "columns.pxi"
 include "planes.pxi"
 include "rows.pxi"
+include "passes.pxi"
+include "workspace.pxi"
 
 openmp = bool(CBNORM_OPENMP)
-
-cdef enum:              # the functions below
-    FORWARD
-    BACKWARD
-    ROWS_FORWARD
-    ROWS_BACKWARD
-
-
-cdef inline int function(int kind, cnp.ndarray array, bint variant, bint result_wanted, bint more_wanted) noexcept:
-    """What takes its own time on one shape, as a number for `call_key`."""
-    return ((kind * 2 + variant) * 2 + result_wanted) * 2 + more_wanted + 32 * cnp.PyArray_TYPE(array)
-
-
-cdef inline void *data(object array) noexcept:
-    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
-
-
-# What calls adapt to: the sizes of this machine's caches.
-cdef Py_ssize_t cache_bytes = last_level_cache()
-cdef Py_ssize_t core_cache_bytes = core_cache()
 
 
 def set_cache_bytes(size):
@@ -51,191 +39,175 @@ def set_cache_bytes(size):
     cache_bytes = size
 
 
-cdef inline bint is_streamed(Py_ssize_t touched) noexcept nogil:
-    """Whether results are written past the caches: where the arrays of a call do not fit there together."""
-    return touched > cache_bytes
+cdef int check(array, int type_number, Py_ssize_t size, bint written) except -1:
+    """What fits no call of Python's must not crash."""
+    if (
+        not isinstance(array, cnp.ndarray) or cnp.PyArray_TYPE(<cnp.ndarray>array) != type_number
+        or cnp.PyArray_SIZE(<cnp.ndarray>array) != size or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array)
+        or (written and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array))
+    ):
+        raise TypeError(f"kernels: expected {size} contiguous numbers of type {type_number}, got {array!r}")
+    return 0
 
 
-def batchnorm_forward(
-    cnp.ndarray x not None,     # (outer, channels, inner)
-    y,                          # the same, may be x; None: only the statistics are wanted
-    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
-    gamma, beta,                # (channels), in the dtype of x, or None
-    double eps,
-    moving_mean, moving_var,    # (channels), float64, or None; changed in place in training
-    double momentum, double ddof,
-    bint given,                 # test mode
-    cnp.ndarray statistics not None,    # OUT (4, channels), float64: mean, mean_lo, m2, inv_std
-    int threads,
-):
-    cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, eps, given)
-    cdef Moving moving = Moving(
-        momentum=momentum, ddof=ddof, mean=<double *>data(moving_mean), var=<double *>data(moving_var))
-    cdef Team team = open_team(
-        outer * channels * inner, threads,
-        call_key(
-            outer, channels, inner, function(FORWARD, x, given, y is not None, moving_mean is not None), threads))
-    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-        forward(<const float *>data(x), <float *>data(y), outer, inner, &seen, &moving,
-                <const float *>data(gamma), <const float *>data(beta), &team)
-    else:
-        forward(<const double *>data(x), <double *>data(y), outer, inner, &seen, &moving,
-                <const double *>data(gamma), <const double *>data(beta), &team)
+cdef int read(const floating **numbers, array, Py_ssize_t size) except -1:
+    """Where the kernels find an array of so many numbers; NULL for None."""
+    if array is None:
+        numbers[0] = NULL
+        return 0
+    check(array, cnp.NPY_FLOAT if floating is float else cnp.NPY_DOUBLE, size, False)
+    numbers[0] = <const floating *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    return 0
 
 
-cdef int forward(
-    const floating *x, floating *y, Py_ssize_t outer, Py_ssize_t inner, const Channels *channels,
-    const Moving *moving, const floating *gamma, const floating *beta, Team *team,
-) except -1:
-    cdef Columns columns
-    cdef Planes planes
-    cdef double *partial
-    cdef floating *factors
-    cdef bint streamed = is_streamed(2 * outer * channels.channels * inner * sizeof(floating))
-    if inner == 1:
-        columns = lay_columns(outer, channels.channels, sizeof(floating))
-        team.threads = <int>min(<Py_ssize_t>team.threads, columns.tasks)
-        partial = <double *>pool_take((columns.chunks + 1) * 3 * columns.width * sizeof(double))
-        factors = <floating *>pool_take(4 * columns.apart * sizeof(floating))
-    else:
-        planes = lay_planes(outer, channels.channels, inner)
-        partial = <double *>pool_take(planes.channels * planes.chunks * 4 * sizeof(double))
-        factors = <floating *>pool_take(4 * planes.channels * sizeof(floating))
-    if partial == NULL or factors == NULL:
-        pool_give(partial)
-        pool_give(factors)
+cdef int write(floating **numbers, array, Py_ssize_t size) except -1:
+    """The same where they write."""
+    if array is None:
+        numbers[0] = NULL
+        return 0
+    check(array, cnp.NPY_FLOAT if floating is float else cnp.NPY_DOUBLE, size, True)
+    numbers[0] = <floating *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    return 0
+
+
+cdef int take_plan(Facts *facts, Plan plan, statistics) except -1:
+    """The facts that do not depend on the function. Statistics are (4, sets): mean, mean_lo, m2, inv_std."""
+    memset(facts, 0, sizeof(Facts))
+    facts.outer = plan.outer
+    facts.channels = plan.channels
+    facts.inner = plan.inner
+    facts.groups = plan.groups
+    facts.sets = plan.sets
+    facts.count = plan.count
+    facts.eps = plan.eps
+    facts.centred = plan.centred
+    facts.statistics_given = plan.statistics_given
+    write(&facts.mean, statistics, 4 * plan.sets)
+    facts.mean_lo = facts.mean + plan.sets
+    facts.m2 = facts.mean + 2 * plan.sets
+    facts.inv_std = facts.mean + 3 * plan.sets
+    return 0
+
+
+cdef int take_sums(Facts *facts, sums) except -1:
+    """Sums are (2, channels): Σ dout, Σ dout·xhat."""
+    if facts.groups > 0:
+        raise TypeError("kernels: expected sums of channels, not of rows")
+    write(&facts.sum_dout, sums, 2 * facts.channels)
+    facts.sum_dout_xhat = facts.sum_dout + facts.channels
+    return 0
+
+
+cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
+    """What takes its own time: for the team to judge."""
+    cdef const Facts *facts = &call.facts
+    cdef int more = call.dgamma != NULL or call.dbeta != NULL or facts.moving.mean != NULL
+    cdef int function = (facts.backward * 2 + facts.statistics_given) * 2 + facts.centred
+    return call_key(facts.outer, facts.channels, facts.inner,
+                    (((function * 2 + more) * 2 + (call.out != NULL)) * 2 + (call.x != NULL)) * 16 + sizeof(call.x[0])
+                    + 4096 * facts.groups, threads)
+
+
+cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:
+    cdef Py_ssize_t size = facts.outer * facts.channels * facts.inner, channels = facts.channels
+    cdef bint collecting
+    cdef void *workspace
+    cdef Team team
+    call.facts = facts[0]
+    read(&call.x, arrays[0], size)
+    read(&call.dout, arrays[1], size)
+    write(&call.out, arrays[2], size)
+    read(&call.gamma, arrays[3], channels)
+    read(&call.beta, arrays[4], channels)
+    write(&call.dgamma, arrays[5], channels)
+    write(&call.dbeta, arrays[6], channels)
+    choose_walk(&call.facts, sizeof(call.x[0]))
+    if call.out != NULL:
+        call.facts.store = store_for(call.out, call.dout if facts.backward else call.x, call.facts.beyond_cache)
+    threads = <int>min(<Py_ssize_t>threads, most_threads(&call.facts))
+    team = open_team(size, threads, kind_of_call(call, threads))
+    collecting = collects(call)
+    choose_step(call, collecting, team.threads)
+    workspace = take_workspace(call, collecting, team.threads)
+    if workspace == NULL:
         raise MemoryError("no memory for the sums of a call")
     with nogil:
-        if inner == 1:
-            columns_forward(x, y, &columns, channels, moving, gamma, beta, partial, factors, streamed, team)
-        else:
-            planes_forward(x, y, &planes, channels, moving, gamma, beta, partial, factors, streamed, team)
-        close_team(team)
-    pool_give(partial)
-    pool_give(factors)
-
-
-def batchnorm_backward(
-    cnp.ndarray dout not None,  # (outer, channels, inner)
-    x,                          # the same; None where neither dgamma nor a training-mode dx is wanted
-    dx,                         # the same, may be dout; None: not wanted
-    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
-    gamma,                      # (channels), in the dtype of dout, or None
-    dgamma, dbeta,              # OUT (channels), in the dtype of dout, or None
-    bint given,                 # test mode
-    cnp.ndarray statistics not None,    # IN (4, channels) as the forward pass left it
-    int threads,
-):
-    cdef Channels seen = see_channels(<double *>data(statistics), channels, outer * inner, 0, given)
-    cdef Team team = open_team(
-        outer * channels * inner, threads,
-        call_key(
-            outer, channels, inner, function(BACKWARD, dout, given, dx is not None, x is not None), threads))
-    if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
-        backward(<const float *>data(dout), <const float *>data(x), <float *>data(dx), outer, inner, &seen,
-                 <const float *>data(gamma), <float *>data(dgamma), <float *>data(dbeta), &team)
-    else:
-        backward(<const double *>data(dout), <const double *>data(x), <double *>data(dx), outer, inner, &seen,
-                 <const double *>data(gamma), <double *>data(dgamma), <double *>data(dbeta), &team)
-
-
-cdef int backward(
-    const floating *dout, const floating *x, floating *dx, Py_ssize_t outer, Py_ssize_t inner,
-    const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta, Team *team,
-) except -1:
-    cdef Columns columns
-    cdef Planes planes
-    cdef double *partial
-    cdef floating *factors
-    cdef bint streamed = is_streamed(3 * outer * channels.channels * inner * sizeof(floating))
-    cdef bint sums_wanted = channels.m2 != NULL or dgamma != NULL or dbeta != NULL
-    if inner == 1:
-        columns = lay_columns(outer, channels.channels, 2 * sizeof(floating))
-        team.threads = <int>min(<Py_ssize_t>team.threads, columns.tasks)
-        partial = <double *>pool_take((columns.chunks + 1) * 2 * columns.width * sizeof(double))
-        factors = <floating *>pool_take(5 * columns.apart * sizeof(floating))
-    else:
-        planes = lay_planes(outer, channels.channels, inner)
-        partial = <double *>pool_take(planes.channels * (planes.chunks + 1) * 2 * sizeof(double))
-        factors = <floating *>pool_take(5 * planes.channels * sizeof(floating))
-    if partial == NULL or factors == NULL:
-        pool_give(partial)
-        pool_give(factors)
-        raise MemoryError("no memory for the sums of a call")
-    with nogil:
-        if inner == 1:
-            columns_backward(dout, x, dx, &columns, channels, gamma, dgamma, dbeta,
-                             partial if sums_wanted else NULL, factors, streamed, team)
-        else:
-            planes_backward(dout, x, dx, &planes, channels, gamma, dgamma, dbeta,
-                            partial if sums_wanted else NULL, factors, streamed, team)
-        close_team(team)
-    pool_give(partial)
-    pool_give(factors)
-
-
-def rownorm_forward(
-    cnp.ndarray x not None,     # (rows, runs, inner)
-    y,                          # the same, may be x; None: only the statistics are wanted
-    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner,
-    gamma, beta,                # (groups * runs), in the dtype of x; None where y is
-    double eps,
-    bint centred,               # False: RMS normalization
-    cnp.ndarray statistics not None,    # OUT (4, rows), float64: mean, mean_lo, m2, inv_std
-    int threads,
-):
-    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred, cnp.PyArray_NBYTES(x))
-    cdef bint streamed = is_streamed(2 * cnp.PyArray_NBYTES(x))
-    cdef void *out = data(y)
-    cdef void *gamma_in = data(gamma)
-    cdef void *beta_in = data(beta)
-    cdef Team team = open_team(
-        rows * lay.size, min(threads, rows),
-        call_key(rows, runs, inner, function(ROWS_FORWARD, x, centred, y is not None, groups > 1), threads))
-    with nogil:
-        if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
-            rows_forward(<const float *>cnp.PyArray_DATA(x), <float *>out, &lay, eps,
-                         <const float *>gamma_in, <const float *>beta_in,
-                         <double *>cnp.PyArray_DATA(statistics), streamed, &team)
-        else:
-            rows_forward(<const double *>cnp.PyArray_DATA(x), <double *>out, &lay, eps,
-                         <const double *>gamma_in, <const double *>beta_in,
-                         <double *>cnp.PyArray_DATA(statistics), streamed, &team)
+        launch(call, &team)
         close_team(&team)
+    pool_give(workspace)
+    return 0
 
 
-def rownorm_backward(
-    cnp.ndarray dout not None,  # (rows, runs, inner)
-    cnp.ndarray x not None,     # the same
-    dx,                         # the same, may be dout; None: not wanted
-    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner,
-    cnp.ndarray gamma not None,  # (groups * runs), in the dtype of dout
-    dgamma, dbeta,              # OUT (groups * runs), in the dtype of dout, or None
-    bint centred,
-    cnp.ndarray statistics not None,    # IN (4, rows) as the forward pass left it
+cdef int run(Facts *facts, tuple arrays, int threads) except -1:
+    """Arrays: x, dout, out, gamma, beta, dgamma, dbeta; each of them None or of the dtype of the others."""
+    cdef FloatCall float_call
+    cdef DoubleCall double_call
+    array = arrays[1] if arrays[1] is not None else arrays[0]
+    if isinstance(array, cnp.ndarray) and cnp.PyArray_TYPE(<cnp.ndarray>array) == cnp.NPY_FLOAT:
+        return run_call(&float_call, facts, arrays, threads)
+    return run_call(&double_call, facts, arrays, threads)
+
+
+def forward(
+    Plan plan not None,
+    x,                  # as (outer, channels, inner); None where only inv_std of given statistics is wanted
+    out,                # the same, may be x; None: only the statistics are wanted
+    gamma, beta,        # (channels), in the dtype of x, or None
+    statistics,         # (4, sets): OUT; IN where the plan says they are given, but for inv_std
+    moving,             # None, or (mean, var, momentum, ddof): changed in place, or IN, the given statistics
     int threads,
 ):
-    cdef Rows lay = lay_rows(rows, groups, runs, inner, centred, 2 * cnp.PyArray_NBYTES(x))
-    cdef bint streamed = is_streamed(3 * cnp.PyArray_NBYTES(dout))
-    cdef void *out = data(dx)
-    cdef void *dgamma_out = data(dgamma)
-    cdef void *dbeta_out = data(dbeta)
-    cdef double *partial = NULL
-    if dgamma is not None or dbeta is not None:
-        partial = <double *>pool_take(lay.chunks * 2 * lay.parameters * sizeof(double))
-        if partial == NULL:
-            raise MemoryError("no memory for the sums of a call")
-    cdef Team team = open_team(
-        rows * lay.size, min(threads, lay.chunks),
-        call_key(rows, runs, inner, function(ROWS_BACKWARD, x, centred, dx is not None, partial != NULL), threads))
-    with nogil:
-        if cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT:
-            rows_backward(<const float *>cnp.PyArray_DATA(dout), <const float *>cnp.PyArray_DATA(x), <float *>out, &lay,
-                          <const float *>cnp.PyArray_DATA(gamma), <float *>dgamma_out, <float *>dbeta_out,
-                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, &team)
-        else:
-            rows_backward(<const double *>cnp.PyArray_DATA(dout), <const double *>cnp.PyArray_DATA(x), <double *>out,
-                          &lay, <const double *>cnp.PyArray_DATA(gamma), <double *>dgamma_out, <double *>dbeta_out,
-                          <const double *>cnp.PyArray_DATA(statistics), partial, streamed, &team)
-        close_team(&team)
-    pool_give(partial)
+    cdef Facts facts
+    take_plan(&facts, plan, statistics)
+    if moving is not None:
+        mean, var, facts.moving.momentum, facts.moving.ddof = moving
+        write(&facts.moving.mean, mean, plan.channels)
+        write(&facts.moving.var, var, plan.channels)
+    if x is None and not (plan.statistics_given and out is None):
+        raise TypeError("kernels: expected x")
+    run(&facts, (x, None, out, gamma, beta, None, None), threads)
+
+
+def backward(
+    Plan plan not None,
+    dout,               # as (outer, channels, inner)
+    x,                  # the same; None where neither dgamma nor a dx that depends on it is wanted
+    dx,                 # the same, may be dout; None: not wanted
+    gamma,              # (channels), in the dtype of dout, or None
+    gradients,          # OUT dgamma and dbeta, as gamma; None: not wanted
+    statistics,         # IN (4, sets), as `forward` left it
+    int threads,
+):
+    cdef Facts facts
+    take_plan(&facts, plan, statistics)
+    facts.backward = True
+    dgamma, dbeta = gradients
+    if x is None and (plan.groups or dgamma is not None or (dx is not None and not plan.statistics_given)):
+        raise TypeError("kernels: expected x")
+    run(&facts, (x, dout, dx, gamma, None, dgamma, dbeta), threads)
+
+
+def gradient_sums(
+    Plan plan not None, dout, x,    # as (outer, channels, inner)
+    sums,               # OUT (2, channels), float64: Σ dout, Σ dout·xhat
+    statistics, int threads,
+):
+    cdef Facts facts
+    take_plan(&facts, plan, statistics)
+    facts.backward = True
+    take_sums(&facts, sums)
+    run(&facts, (x, dout, None, None, None, None, None), threads)
+
+
+def input_gradient(
+    Plan plan not None, dout, x, dx,    # as (outer, channels, inner)
+    gamma,              # (channels), in the dtype of dout, or None
+    sums,               # IN (2, channels), over as many numbers as the plan's count
+    statistics, int threads,
+):
+    cdef Facts facts
+    take_plan(&facts, plan, statistics)
+    facts.backward = True
+    facts.sums_given = True
+    take_sums(&facts, sums)
+    run(&facts, (x, dout, dx, gamma, None, None, None), threads)

@@ -52,19 +52,21 @@ cdef inline void normalize_scaled(
         y[i] = normalized(x[i], mean_hi, mean_lo, gamma[i] * inv_std, beta[i])
 
 
-# The same, stored as `store` says.
+# The same, stored as `store` says; `factors` are (kinds, factor_stride).
 
-cdef void store_normalized_rows(
+cdef loop store_normalized_rows(
     const floating *x,                  # IN (size), rows of `width` without a gap
     Py_ssize_t size,
     Py_ssize_t width,
-    const floating *mean_hi,            # IN (width), as are the next three; the first BURST once more at the end
-    const floating *mean_lo,
-    const floating *scale,
-    const floating *shift,
+    const floating *factors,            # IN of each column, and of the first BURST once more at the end
+    Py_ssize_t factor_stride,
     floating *y,                        # OUT (size)
     Store store,
 ) noexcept nogil:
+    cdef const floating *mean_hi = factors + MEAN_HI * factor_stride
+    cdef const floating *mean_lo = factors + MEAN_LO * factor_stride
+    cdef const floating *scale = factors + SCALE * factor_stride
+    cdef const floating *shift = factors + SHIFT * factor_stride
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, j = 0, here
     while i < size:
@@ -100,10 +102,13 @@ cdef inline void store_normalized_run(
         i += here
 
 
-cdef void store_normalized_scaled(
-    const floating *x, Py_ssize_t size, floating mean_hi, floating mean_lo, floating inv_std,
+cdef loop store_normalized_scaled(
+    const floating *x, Py_ssize_t size,
+    const floating *factors, Py_ssize_t factor_stride,      # of the row
     const floating *gamma, const floating *beta, floating *y, Store store,
 ) noexcept nogil:
+    cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
+    cdef floating inv_std = factors[SCALE * factor_stride]
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, here
     while i < size:

@@ -7,37 +7,36 @@
 # C. Where channels fit in cache and there are enough of them, a thread does all of some before the next, so
 #    that the second pass reads from there. Else all channels pass together, in the order of memory.
 
-from cython.parallel cimport parallel, threadid
-
 cdef enum:
     CHUNK = 65536           # numbers of a task
     MOST_FUSED = 16         # channels, whose divisions and square roots are taken together
 
 
-cdef struct Planes:
-    Py_ssize_t outer
-    Py_ssize_t channels
-    Py_ssize_t inner
-    Py_ssize_t size             # numbers in all
-    Py_ssize_t height           # whole runs of a part, where they are short
-    Py_ssize_t pieces           # of a run
-    Py_ssize_t parts            # of a channel
-    Py_ssize_t chunk            # parts of a task
-    Py_ssize_t chunks           # of a channel
-
-
 cdef Planes lay_planes(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
-    cdef Planes lay
-    lay.outer = outer
-    lay.channels = channels
-    lay.inner = inner
-    lay.size = outer * channels * inner
-    lay.height = max(1, min(<Py_ssize_t>BLOCK, PIECE // inner))
-    lay.pieces = (inner + PIECE - 1) // PIECE
-    lay.parts = (outer + lay.height - 1) // lay.height * lay.pieces
-    lay.chunk = max(1, CHUNK // (lay.height * min(<Py_ssize_t>PIECE, inner)))
-    lay.chunks = (lay.parts + lay.chunk - 1) // lay.chunk
-    return lay
+    cdef Planes planes
+    planes.size = outer * channels * inner
+    planes.height = max(1, min(<Py_ssize_t>BLOCK, PIECE // inner))
+    planes.pieces = (inner + PIECE - 1) // PIECE
+    planes.parts = (outer + planes.height - 1) // planes.height * planes.pieces
+    planes.chunk = max(1, CHUNK // (planes.height * min(<Py_ssize_t>PIECE, inner)))
+    planes.chunks = (planes.parts + planes.chunk - 1) // planes.chunk
+    return planes
+
+
+cdef Py_ssize_t planes_partial(const Facts *facts, Py_ssize_t kinds) noexcept nogil:
+    """How many partial sums there are, (channels, chunks, kinds)."""
+    return facts.channels * facts.planes.chunks * kinds
+
+
+cdef Py_ssize_t planes_step(const Facts *facts, size_t itemsize, int threads) noexcept nogil:
+    """How many channels a thread takes through both passes at a time: as many as stay in its own cache, or one where
+    that stays in the shared cache and the whole array does not; else 0. `itemsize` is that of all arrays read."""
+    cdef Py_ssize_t size = facts.outer * facts.inner * itemsize
+    if facts.channels < 2 * threads or facts.inner < LANES:
+        return 0
+    if 5 * size <= 4 * core_cache_bytes:
+        return max(1, min(core_cache_bytes // (4 * size), min(facts.channels // threads, <Py_ssize_t>MOST_FUSED)))
+    return facts.beyond_cache and size * threads <= cache_bytes // 2
 
 
 cdef struct Part:
@@ -46,31 +45,17 @@ cdef struct Part:
     Py_ssize_t width    # numbers of each
 
 
-cdef inline Part planes_part(const Planes *lay, Py_ssize_t channel, Py_ssize_t number) noexcept nogil:
+cdef inline Part planes_part(const Facts *facts, Py_ssize_t channel, Py_ssize_t number) noexcept nogil:
+    cdef const Planes *planes = &facts.planes
     cdef Part part
-    cdef Py_ssize_t outer = number // lay.pieces * lay.height, inner = number % lay.pieces * PIECE
-    part.height = min(lay.height, lay.outer - outer)
-    part.width = min(<Py_ssize_t>PIECE, lay.inner - inner)
-    part.start = (outer * lay.channels + channel) * lay.inner + inner
+    cdef Py_ssize_t outer = number // planes.pieces * planes.height, inner = number % planes.pieces * PIECE
+    part.height = min(planes.height, facts.outer - outer)
+    part.width = min(<Py_ssize_t>PIECE, facts.inner - inner)
+    part.start = (outer * facts.channels + channel) * facts.inner + inner
     return part
 
 
-# Forward
-
-cdef void collect_plane_moments(
-    const floating *x, const Planes *lay, Py_ssize_t channel, Py_ssize_t chunk,
-    double *partial,            # OUT (channels, chunks, 4): count, mean, mean_lo, m2
-) noexcept nogil:
-    cdef double mean, mean_lo, m2
-    cdef double *sums = partial + (channel * lay.chunks + chunk) * 4
-    cdef Py_ssize_t number
-    cdef Part part
-    sums[0] = 0
-    for number in range(chunk * lay.chunk, min(lay.parts, (chunk + 1) * lay.chunk)):
-        part = planes_part(lay, channel, number)
-        run_moments(x + part.start, lay.channels * lay.inner, part.height, part.width, True, &mean, &mean_lo, &m2)
-        add_moments(sums, part.height * part.width, mean, mean_lo, m2)
-
+# Statistics
 
 cdef inline void add_moments(double *sums, double count, double mean, double mean_lo, double m2) noexcept nogil:
     """sums: count, mean, mean_lo, m2; nothing yet where count is 0."""
@@ -83,267 +68,138 @@ cdef inline void add_moments(double *sums, double count, double mean, double mea
     sums[0] += count
 
 
-cdef void prepare_planes_forward(
-    const Planes *lay, const Channels *channels, const Moving *moving, const floating *gamma, const floating *beta,
-    double *partial, floating *factors, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
+cdef loop collect_plane_moments(const Call *call, Py_ssize_t channel, Py_ssize_t chunk) noexcept nogil:
+    """The moments of a task: partial (channels, chunks, 4) count, mean, mean_lo, m2."""
+    cdef const Planes *planes = &call.facts.planes
+    cdef double mean, mean_lo, m2
+    cdef double *sums = call.facts.partial + (channel * planes.chunks + chunk) * 4
+    cdef Py_ssize_t number, stride = call.facts.channels * call.facts.inner
+    cdef Part part
+    sums[0] = 0
+    for number in range(chunk * planes.chunk, min(planes.parts, (chunk + 1) * planes.chunk)):
+        part = planes_part(&call.facts, channel, number)
+        run_moments(call.x + part.start, stride, part.height, part.width, True, &mean, &mean_lo, &m2)
+        add_moments(sums, part.height * part.width, mean, mean_lo, m2)
+
+
+cdef void merge_planes_moments(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Py_ssize_t channel, chunk
     cdef double *sums
     cdef double *other
-    if channels.m2 == NULL:
-        use_given(channels, moving, first, last)
-    else:
-        for channel in range(first, last):
-            sums = partial + channel * lay.chunks * 4
-            for chunk in range(1, lay.chunks):
-                other = sums + chunk * 4
-                add_moments(sums, other[0], other[1], other[2], other[3])
-            channels.mean[channel] = sums[1]
-            channels.mean_lo[channel] = sums[2]
-            channels.m2[channel] = sums[3]
-        use_batch(channels, moving, first, last)
-    if factors != NULL:
-        prepare_normalize(channels, gamma, beta, factors, lay.channels, first, last)
+    for channel in range(first, last):
+        sums = facts.partial + channel * facts.planes.chunks * 4
+        for chunk in range(1, facts.planes.chunks):
+            other = sums + chunk * 4
+            add_moments(sums, other[0], other[1], other[2], other[3])
+        facts.mean[channel] = sums[1]
+        facts.mean_lo[channel] = sums[2]
+        facts.m2[channel] = sums[3]
 
 
-cdef void normalize_span(
-    const floating *x, floating *y, const Planes *lay, const floating *factors,
-    Py_ssize_t first, Py_ssize_t last, Store store,
-) noexcept nogil:
-    """Numbers first to last - 1, in the order of memory."""
-    cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
-    cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
-    while first < last:
-        size = min(left, last - first)
-        store_normalized_run(x + first, size, factors[channel], factors[channels + channel],
-                             factors[2 * channels + channel], factors[3 * channels + channel], y + first, store)
-        first += size
-        left -= size
-        if left == 0:
-            left = lay.inner
-            channel = channel + 1 if channel + 1 < channels else 0
+# The gradient's sums
 
-
-# A thread's part of each pass over all channels, and of all passes over its channels.
-
-cdef void collect_planes(
-    const floating *x, const Planes *lay, double *partial, int thread, int threads
-) noexcept nogil:
-    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
-    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
-        collect_plane_moments(x, lay, task % lay.channels, task // lay.channels, partial)
-
-
-cdef void forward_fused(
-    const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta, double *partial, floating *factors, Store store, Py_ssize_t fused,
-    int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t channel, end, chunk, outer, start
-    cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
-    while first < last:
-        end = min(last, first + fused)
-        for channel in range(first, end):
-            for chunk in range(lay.chunks):
-                collect_plane_moments(x, lay, channel, chunk, partial)
-        prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors, first, end)
-        for outer in range(lay.outer - 1, -1, -1):
-            start = outer * lay.channels * lay.inner
-            normalize_span(x, y, lay, factors, start + first * lay.inner, start + end * lay.inner, store)
-        first = end
-    end_stores(store)
-
-
-cdef inline Py_ssize_t fused_channels(const Planes *lay, size_t itemsize, bint streamed, int threads) noexcept nogil:
-    """How many channels a thread takes through both passes at a time: as many as stay in its own cache, or one where
-    that stays in the shared cache and the whole array does not; else 0. `itemsize` is that of all arrays read."""
-    cdef Py_ssize_t size = lay.outer * lay.inner * itemsize
-    if lay.channels < 2 * threads or lay.inner < LANES:
-        return 0
-    if 5 * size <= 4 * core_cache_bytes:
-        return max(1, min(core_cache_bytes // (4 * size), min(lay.channels // threads, <Py_ssize_t>MOST_FUSED)))
-    return streamed and size * threads <= cache_bytes // 2
-
-
-cdef void planes_forward_share(
-    const floating *x, floating *y, const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta, double *partial, floating *factors, bint streamed, Py_ssize_t fused,
-    Team *team, int thread,
-) noexcept nogil:
-    cdef int threads = team.threads
-    cdef Store store = store_for(y, x, streamed)
-    if fused > 0:
-        forward_fused(x, y, lay, channels, moving, gamma, beta, partial, factors, store, fused, thread, threads)
-        return
-    if channels.m2 != NULL:
-        collect_planes(x, lay, partial, thread, threads)
-        barrier(team, thread)
-    prepare_planes_forward(lay, channels, moving, gamma, beta, partial, factors,
-                           share(lay.channels, thread, threads), share(lay.channels, thread + 1, threads))
-    barrier(team, thread)
-    if y != NULL:
-        normalize_span(x, y, lay, factors, share(lay.size, thread, threads), share(lay.size, thread + 1, threads),
-                       store)
-        end_stores(store)
-
-
-cdef void planes_forward(
-    const floating *x,          # IN (outer, channels, inner)
-    floating *y,                # OUT (outer, channels, inner); may be x; NULL: only the statistics are wanted
-    const Planes *lay, const Channels *channels, const Moving *moving,
-    const floating *gamma, const floating *beta,
-    double *partial, floating *factors, bint streamed, Team *team,
-) noexcept nogil:
-    cdef Py_ssize_t fused = 0
-    if channels.m2 != NULL and y != NULL:
-        fused = fused_channels(lay, sizeof(floating), streamed, team.threads)
-    if team.threads == 1:
-        planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused, team, 0)
-        return
-    with parallel(num_threads=team.threads):
-        enter_team(team, threadid())
-        planes_forward_share(x, y, lay, channels, moving, gamma, beta, partial, factors, streamed, fused,
-                             team, threadid())
-        leave_team(team, threadid())
-
-
-# Backward
-
-cdef void collect_plane_gradients(
-    const floating *dout, const floating *x, const Planes *lay, const floating *factors,
-    Py_ssize_t channel, Py_ssize_t chunk,
-    double *partial,            # OUT (channels, chunks, 2): Σ dout, Σ dout·xhat
-) noexcept nogil:
-    cdef double *sums = partial + (channel * lay.chunks + chunk) * 2
-    cdef floating mean_hi = factors[channel], mean_lo = factors[lay.channels + channel]
-    cdef floating inv_std = factors[2 * lay.channels + channel]
-    cdef Py_ssize_t number
+cdef loop collect_plane_gradients(const Call *call, Py_ssize_t channel, Py_ssize_t chunk) noexcept nogil:
+    """The sums of a task: partial (channels, chunks, 2) Σ dout, Σ dout·xhat."""
+    cdef const Planes *planes = &call.facts.planes
+    cdef double *sums = call.facts.partial + (channel * planes.chunks + chunk) * 2
+    cdef Py_ssize_t number, stride = call.facts.channels * call.facts.inner
     cdef Part part
     sums[0] = 0
     sums[1] = 0
-    for number in range(chunk * lay.chunk, min(lay.parts, (chunk + 1) * lay.chunk)):
-        part = planes_part(lay, channel, number)
-        add_run_gradients(dout + part.start, offset(x, part.start), lay.channels * lay.inner, part.height, part.width,
-                          mean_hi, mean_lo, inv_std, sums, sums + 1)
+    for number in range(chunk * planes.chunk, min(planes.parts, (chunk + 1) * planes.chunk)):
+        part = planes_part(&call.facts, channel, number)
+        add_run_gradients(call.dout + part.start, beginning(call.x, part.start), stride, part.height, part.width,
+                          call.factors + channel, call.facts.factor_stride, sums)
 
 
-cdef void prepare_planes_backward(
-    const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
-    double *partial,            # (channels, chunks, 2), then the channels' own sums, (2, channels)
-    floating *factors, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    cdef Py_ssize_t channel, chunk
-    cdef double *total = partial + lay.channels * lay.chunks * 2
-    cdef double *product = total + lay.channels
-    if partial != NULL:
-        for channel in range(first, last):
-            total[channel] = 0
-            product[channel] = 0
-            for chunk in range(channel * lay.chunks, (channel + 1) * lay.chunks):
-                total[channel] += partial[2 * chunk]
-                product[channel] += partial[2 * chunk + 1]
-        finish_gradients(total, product, dgamma, dbeta, first, last)
-    prepare_gradient(channels, gamma, total, product, factors, lay.channels, first, last)
+cdef void merge_planes_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t channel, chunk, chunks = facts.planes.chunks
+    cdef double *partial
+    cdef double sum_dout, sum_dout_xhat
+    for channel in range(first, last):
+        sum_dout = sum_dout_xhat = 0
+        partial = facts.partial + channel * chunks * 2
+        for chunk in range(chunks):
+            sum_dout += partial[2 * chunk]
+            sum_dout_xhat += partial[2 * chunk + 1]
+        facts.sum_dout[channel] = sum_dout
+        facts.sum_dout_xhat[channel] = sum_dout_xhat
 
 
-cdef void differentiate_span(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const floating *factors,
-    Py_ssize_t first, Py_ssize_t last, Store store,
-) noexcept nogil:
+# The second pass
+
+cdef loop normalize_span(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Numbers first to last - 1, in the order of memory."""
-    cdef Py_ssize_t channels = lay.channels, channel = first // lay.inner % channels
-    cdef Py_ssize_t size, left = lay.inner - first % lay.inner      # of the run
+    cdef Call own = call[0]     # so that no store to y makes the loop read its pointers again
+    cdef Py_ssize_t channels = own.facts.channels, stride = own.facts.factor_stride, inner = own.facts.inner
+    cdef Py_ssize_t channel = first // inner % channels
+    cdef Py_ssize_t size, left = inner - first % inner      # of the run
     while first < last:
         size = min(left, last - first)
-        store_gradient_run(dout + first, x + first, size, factors[channel], factors[channels + channel], 1,
-                           factors[2 * channels + channel], factors[3 * channels + channel],
-                           factors[4 * channels + channel], dx + first, store)
+        factors = own.factors + channel
+        store_normalized_run(own.x + first, size, factors[MEAN_HI * stride], factors[MEAN_LO * stride],
+                             factors[SCALE * stride], factors[SHIFT * stride], own.out + first, own.facts.store)
         first += size
         left -= size
         if left == 0:
-            left = lay.inner
+            left = inner
             channel = channel + 1 if channel + 1 < channels else 0
 
 
-# A thread's part of each pass over all channels, and of all passes over its channels.
-
-cdef void collect_planes_gradients(
-    const floating *dout, const floating *x, const Planes *lay, const floating *factors, double *partial,
-    int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t task, tasks = lay.channels * lay.chunks
-    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
-        collect_plane_gradients(dout, x, lay, factors, task % lay.channels, task // lay.channels, partial)
-
-
-cdef void backward_fused(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
-    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
-    Store store, Py_ssize_t fused, int thread, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t channel, end, chunk, outer, start
-    cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
+cdef loop differentiate_span(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Numbers first to last - 1, in the order of memory."""
+    cdef Call own = call[0]     # so that no store to dx makes the loop read its pointers again
+    cdef Py_ssize_t channels = own.facts.channels, stride = own.facts.factor_stride, inner = own.facts.inner
+    cdef Py_ssize_t channel = first // inner % channels
+    cdef Py_ssize_t size, left = inner - first % inner      # of the run
     while first < last:
-        end = min(last, first + fused)
-        prepare_xhat(channels, factors, lay.channels, first, end)
-        for channel in range(first, end):
-            for chunk in range(lay.chunks):
-                collect_plane_gradients(dout, x, lay, factors, channel, chunk, partial)
-        prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, end)
-        for outer in range(lay.outer - 1, -1, -1):
-            start = outer * lay.channels * lay.inner
-            differentiate_span(dout, x, dx, lay, factors, start + first * lay.inner, start + end * lay.inner, store)
-        first = end
-    end_stores(store)
+        size = min(left, last - first)
+        store_gradient_run(own.dout + first, own.x + first, size, own.factors + channel, stride, 1,
+                           own.out + first, own.facts.store)
+        first += size
+        left -= size
+        if left == 0:
+            left = inner
+            channel = channel + 1 if channel + 1 < channels else 0
 
 
-cdef void planes_backward_share(
-    const floating *dout, const floating *x, floating *dx, const Planes *lay, const Channels *channels,
-    const floating *gamma, floating *dgamma, floating *dbeta, double *partial, floating *factors,
-    bint streamed, Py_ssize_t fused, Team *team, int thread,
-) noexcept nogil:
-    cdef int threads = team.threads
-    cdef Store store = store_for(dx, dout, streamed)
-    cdef Py_ssize_t first = share(lay.channels, thread, threads), last = share(lay.channels, thread + 1, threads)
-    if fused > 0:
-        backward_fused(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, store, fused,
-                       thread, threads)
-        return
-    if partial != NULL:
-        prepare_xhat(channels, factors, lay.channels, first, last)
-        barrier(team, thread)
-        collect_planes_gradients(dout, x, lay, factors, partial, thread, threads)
-        barrier(team, thread)
-    prepare_planes_backward(lay, channels, gamma, dgamma, dbeta, partial, factors, first, last)
-    barrier(team, thread)
-    if dx == NULL:
-        return
-    first = share(lay.size, thread, threads)
-    last = share(lay.size, thread + 1, threads)
-    if channels.m2 != NULL:
-        differentiate_span(dout, x, dx, lay, factors, first, last, store)
-    else:
-        normalize_span(dout, dx, lay, factors, first, last, store)
-    end_stores(store)
+# The tasks of a thread where all channels pass together; all of some channels, one pass after the other.
+
+cdef void collect_planes(const Call *call, int thread, int threads) noexcept nogil:
+    cdef Py_ssize_t task, channels = call.facts.channels, tasks = channels * call.facts.planes.chunks
+    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
+        collect_plane_moments(call, task % channels, task // channels)
 
 
-cdef void planes_backward(
-    const floating *dout,       # IN (outer, channels, inner)
-    const floating *x,          # IN (outer, channels, inner); NULL: dgamma is not wanted
-    floating *dx,               # OUT (outer, channels, inner); may be dout; NULL: not wanted
-    const Planes *lay, const Channels *channels, const floating *gamma, floating *dgamma, floating *dbeta,
-    double *partial,            # NULL: no sums are wanted
-    floating *factors, bint streamed, Team *team,
-) noexcept nogil:
-    cdef Py_ssize_t fused = 0
-    if channels.m2 != NULL and dx != NULL:
-        fused = fused_channels(lay, 2 * sizeof(floating), streamed, team.threads)
-    if team.threads == 1:
-        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused,
-                              team, 0)
-        return
-    with parallel(num_threads=team.threads):
-        enter_team(team, threadid())
-        planes_backward_share(dout, x, dx, lay, channels, gamma, dgamma, dbeta, partial, factors, streamed, fused,
-                              team, threadid())
-        leave_team(team, threadid())
+cdef void collect_planes_gradients(const Call *call, int thread, int threads) noexcept nogil:
+    cdef Py_ssize_t task, channels = call.facts.channels, tasks = channels * call.facts.planes.chunks
+    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
+        collect_plane_gradients(call, task % channels, task // channels)
+
+
+cdef void collect_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    for channel in range(first, last):
+        for chunk in range(call.facts.planes.chunks):
+            collect_plane_moments(call, channel, chunk)
+
+
+cdef void collect_channels_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t channel, chunk
+    for channel in range(first, last):
+        for chunk in range(call.facts.planes.chunks):
+            collect_plane_gradients(call, channel, chunk)
+
+
+cdef void normalize_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t outer, inner = call.facts.inner, start
+    for outer in range(call.facts.outer - 1, -1, -1):       # what was read last is still in the cache
+        start = outer * call.facts.channels * inner
+        normalize_span(call, start + first * inner, start + last * inner)
+
+
+cdef void differentiate_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t outer, inner = call.facts.inner, start
+    for outer in range(call.facts.outer - 1, -1, -1):       # what was read last is still in the cache
+        start = outer * call.facts.channels * inner
+        differentiate_span(call, start + first * inner, start + last * inner)

@@ -1,299 +1,215 @@
 # The walk where each row has its own statistics: layer, group, instance and RMS normalization.
 #
 # Design
-# A. The array is `rows` rows of `runs` runs of `inner` numbers, one after the other in memory. Run r of a row
-#    has the parameters number (row % groups) * runs + r. Layer normalization has inner = 1: a gamma for each
-#    number; instance normalization has one run a row.
+# A. The array is rows of `runs` runs of `inner` numbers, one after the other in memory. Run r of a row has the
+#    parameters number (row % groups) * runs + r. Layer normalization has inner = 1: a gamma for each number;
+#    instance normalization has one run a row.
 # B. A row is read from memory once: its statistics first, then it is normalized from cache. RMS normalization
 #    is the same with its mean held at 0 (`centred` false).
 # C. dgamma and dbeta add up over chunks of rows, by shape alone, and merge in order: the same bits for any
 #    number of threads.
-
-from cython.parallel cimport parallel, threadid
+# D. With dxhat = dout·gamma and sums over the row,
+#        dx = (inv_std / size) (size·dxhat - xhat·Σ(dxhat·xhat) - Σ dxhat).
 
 cdef enum:
     ROW_CHUNK = 64      # least rows with sums of their own
     LONG_ROW = 1024     # numbers, from which the processor itself looks ahead far enough
-    MOST_GROUP = 16     # rows whose square roots, or slopes, are taken together: one at a time would wait for each
+    MOST_STEP = 16      # rows whose square roots, or slopes, are taken together: one at a time would wait for each
 
 
-cdef struct Rows:
-    Py_ssize_t rows
-    Py_ssize_t groups
-    Py_ssize_t runs
-    Py_ssize_t inner
-    Py_ssize_t size     # of a row: runs * inner
-    Py_ssize_t parameters
-    Py_ssize_t chunk    # rows of a chunk
-    Py_ssize_t chunks
-    Py_ssize_t group    # rows that are read before they are written
-    double one_by_size
-    bint centred
-    bint far            # more than half of the last cache: read from memory, the next rows are asked for early
+cdef Rows lay_rows(Py_ssize_t rows, Py_ssize_t runs, Py_ssize_t inner) noexcept nogil:
+    cdef Rows geometry
+    geometry.runs = runs
+    geometry.size = runs * inner
+    geometry.chunk = max(<Py_ssize_t>ROW_CHUNK, (rows + MOST_CHUNKS - 1) // MOST_CHUNKS)
+    geometry.chunks = (rows + geometry.chunk - 1) // geometry.chunk
+    return geometry
 
 
-cdef Rows lay_rows(
-    Py_ssize_t rows, Py_ssize_t groups, Py_ssize_t runs, Py_ssize_t inner, bint centred, Py_ssize_t read_bytes
-) noexcept nogil:
-    cdef Rows lay
-    lay.rows = rows
-    lay.groups = groups
-    lay.runs = runs
-    lay.inner = inner
-    lay.size = runs * inner
-    lay.parameters = groups * runs
-    lay.chunk = max(<Py_ssize_t>ROW_CHUNK, (rows + MOST_CHUNKS - 1) // MOST_CHUNKS)
-    lay.chunks = (rows + lay.chunk - 1) // lay.chunk
-    lay.group = max(1, min(<Py_ssize_t>MOST_GROUP, PIECE // lay.size))
-    lay.one_by_size = 1.0 / lay.size
-    lay.centred = centred
-    lay.far = read_bytes > cache_bytes // 2 and lay.size <= LONG_ROW
-    return lay
+cdef Py_ssize_t rows_partial(const Facts *facts) noexcept nogil:
+    """How many partial sums of parameter gradients there are, (chunks, 2, channels)."""
+    return facts.rows.chunks * 2 * facts.channels
 
 
-cdef inline Py_ssize_t first_parameter(const Rows *lay, Py_ssize_t row) noexcept nogil:
-    return row % lay.groups * lay.runs
+cdef Py_ssize_t rows_step(const Facts *facts) noexcept nogil:
+    """How many rows a thread reads before it writes them; in the gradient, which adds four at a time, by fours, or as
+    many as leave room in the first-level cache where the sums are of runs."""
+    cdef Py_ssize_t numbers = PIECE // 4 if facts.backward and facts.inner > 1 else PIECE
+    cdef Py_ssize_t step = max(1, min(<Py_ssize_t>MOST_STEP, numbers // facts.rows.size))
+    return max(<Py_ssize_t>4, step // 4 * 4) if facts.backward and facts.inner == 1 else step
 
 
-# Forward
+cdef enum:
+    ROW_SUMS = 2 * MOST_STEP                # of a thread, as is the next
+    ROW_FACTORS = DX_KINDS * MOST_STEP
+
+
+cdef inline void take_row_room(Call *call, int thread) noexcept nogil:
+    """Let a thread's own call have the sums and factors of its own rows."""
+    call.facts.row_sums += thread * ROW_SUMS
+    call.factors += thread * ROW_FACTORS
+
+
+cdef inline Py_ssize_t first_parameter(const Facts *facts, Py_ssize_t row) noexcept nogil:
+    return row % facts.groups * facts.rows.runs
+
+
+# Statistics
 
 cdef void row_moments(
     const floating *x, Py_ssize_t size, bint centred,
-    double *sums,               # OUT: count, mean, mean_lo, m2
+    double *mean, double *mean_lo, double *m2,      # OUT
 ) noexcept nogil:
-    """The moments of a run of any length; around 0 if not centred."""
-    cdef double mean, mean_lo, m2
-    cdef Py_ssize_t done = 0, piece
-    sums[0] = 0
+    """The moments of a run of any length, 1 at least; around 0 if not centred."""
+    cdef double piece_mean, piece_mean_lo, piece_m2
+    cdef Py_ssize_t done = min(<Py_ssize_t>PIECE, size), piece
+    run_moments(x, 0, 1, done, centred, mean, mean_lo, m2)
     while done < size:
         piece = min(<Py_ssize_t>PIECE, size - done)
-        run_moments(x + done, 0, 1, piece, centred, &mean, &mean_lo, &m2)
-        add_moments(sums, piece, mean, mean_lo, m2)
+        run_moments(x + done, 0, 1, piece, centred, &piece_mean, &piece_mean_lo, &piece_m2)
+        merge(done, mean, mean_lo, m2, piece, piece_mean, piece_mean_lo, piece_m2)
         done += piece
 
 
-cdef inline void see_row(
-    const double *statistics, const Rows *lay, Py_ssize_t row, floating *mean_hi, floating *mean_lo, floating *inv_std
-) noexcept nogil:
-    split(statistics[row], statistics[lay.rows + row], mean_hi, mean_lo)
-    inv_std[0] = <floating>statistics[3 * lay.rows + row]
+cdef loop collect_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t row, size = facts.rows.size
+    if facts.from_memory:
+        cbnorm_prefetch(call.x + last * size, (last - first) * size * sizeof(call.x[0]))
+    for row in range(first, last):
+        row_moments(call.x + row * size, size, facts.centred, facts.mean + row, facts.mean_lo + row, facts.m2 + row)
 
 
-cdef void normalize_one_row(
-    const floating *x,          # IN (runs, inner)
-    const Rows *lay,
-    floating mean_hi, floating mean_lo, floating inv_std,
-    const floating *gamma, const floating *beta,    # of the row's first run
-    floating *y,                # OUT (runs, inner)
-    Store store,
-) noexcept nogil:
-    cdef Py_ssize_t run
-    if lay.inner == 1:
-        store_normalized_scaled(x, lay.size, mean_hi, mean_lo, inv_std, gamma, beta, y, store)
-        return
-    for run in range(lay.runs):
-        store_normalized_run(x + run * lay.inner, lay.inner, mean_hi, mean_lo, gamma[run] * inv_std, beta[run],
-                             y + run * lay.inner, store)
+# The gradient's sums
+
+cdef inline void factor_rows_xhat(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t row, stride = facts.factor_stride
+    factors = call.factors
+    for row in range(first, last):
+        split(facts.mean[row], facts.mean_lo[row], factors + MEAN_HI * stride, factors + MEAN_LO * stride)
+        factors[SCALE * stride] = facts.inv_std[row]
+        factors += 1
 
 
-cdef void forward_rows(
-    const floating *x, floating *y, const Rows *lay, double eps, const floating *gamma, const floating *beta,
-    double *statistics,         # OUT (4, rows): mean, mean_lo, m2, inv_std
-    bint streamed, Team *team, int thread,
-) noexcept nogil:
-    cdef int threads = team.threads
-    cdef Store store = store_for(y, x, streamed)
-    cdef double *m2 = statistics + 2 * lay.rows
-    cdef double *inv_std = statistics + 3 * lay.rows
-    cdef double sums[4]
-    cdef floating mean_hi, mean_lo, scale
-    cdef Py_ssize_t row, parameter, end
-    cdef Py_ssize_t first = share(lay.rows, thread, threads), last = share(lay.rows, thread + 1, threads)
-    while first < last:
-        end = min(last, first + lay.group)
-        if lay.far:
-            cbnorm_prefetch(x + end * lay.size, lay.group * lay.size * sizeof(floating))
-        for row in range(first, end):
-            row_moments(x + row * lay.size, lay.size, lay.centred, sums)
-            statistics[row] = sums[1]
-            statistics[lay.rows + row] = sums[2]
-            m2[row] = sums[3]
-        find_inv_std(m2 + first, lay.size, eps, inv_std + first, end - first)
-        for row in range(first, end if y != NULL else first):
-            see_row(statistics, lay, row, &mean_hi, &mean_lo, &scale)
-            parameter = first_parameter(lay, row)
-            normalize_one_row(x + row * lay.size, lay, mean_hi, mean_lo, scale, gamma + parameter, beta + parameter,
-                              y + row * lay.size, store)
-        first = end
-    end_stores(store)
-
-
-cdef void rows_forward(
-    const floating *x,          # IN (rows, runs, inner)
-    floating *y,                # OUT (rows, runs, inner); NULL: only the statistics are wanted
-    const Rows *lay, double eps,
-    const floating *gamma,      # IN (groups * runs)
-    const floating *beta,       # IN (groups * runs)
-    double *statistics,         # OUT (4, rows)
-    bint streamed, Team *team,
-) noexcept nogil:
-    if team.threads == 1:
-        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, team, 0)
-        return
-    with parallel(num_threads=team.threads):
-        enter_team(team, threadid())
-        forward_rows(x, y, lay, eps, gamma, beta, statistics, streamed, team, threadid())
-        leave_team(team, threadid())
-
-
-# Backward, with dxhat = dout·gamma and sums over the row:
-# dx = (inv_std / size) (size·dxhat - xhat·Σ(dxhat·xhat) - Σ dxhat)
-
-cdef inline void find_slope(
-    const Rows *lay, double total, double product, floating inv_std, floating *slope, floating *offset
-) noexcept nogil:
-    slope[0] = <floating>(inv_std * product * lay.one_by_size)
-    offset[0] = <floating>(total * lay.one_by_size if lay.centred else 0)
-
-
-cdef void differentiate_layers(
-    const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row, Py_ssize_t height,
-    const double *statistics, const floating *gamma,
-    double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat; or NULL
-    Store store,
-) noexcept nogil:
-    """Rows row to row + height - 1, at most MOST_GROUP, with a gamma for each number."""
-    cdef floating mean_hi[MOST_GROUP]
-    cdef floating mean_lo[MOST_GROUP]
-    cdef floating inv_std[MOST_GROUP]
-    cdef floating slope[MOST_GROUP]
-    cdef floating offset[MOST_GROUP]
-    cdef double total[MOST_GROUP]
-    cdef double product[MOST_GROUP]
-    cdef Py_ssize_t i, start, parameter
-    if lay.far:
-        start = (row + height) * lay.size
-        cbnorm_prefetch(dout + start, height * lay.size * sizeof(floating))
-        cbnorm_prefetch(x + start, height * lay.size * sizeof(floating))
+cdef inline void factor_rows_gradient(const Call *call, Py_ssize_t height) noexcept nogil:
+    """What `factor_gradient` finds for channels, from row_sums."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t i, stride = facts.factor_stride
+    cdef double one_by_size = 1.0 / facts.rows.size
+    factors = call.factors
     for i in range(height):
-        see_row(statistics, lay, row + i, &mean_hi[i], &mean_lo[i], &inv_std[i])
-    if dx != NULL:
+        factors[SLOPE * stride + i] = factors[SCALE * stride + i] * facts.row_sums[MOST_STEP + i] * one_by_size
+        factors[MEAN_DOUT * stride + i] = facts.row_sums[i] * one_by_size if facts.centred else 0
+
+
+cdef loop collect_layers_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last, double *partial) noexcept nogil:
+    """Of rows with a gamma for each number, at most MOST_STEP: their factors, and into partial, (2, channels) or NULL,
+    Σ dout and Σ dout·xhat."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t i, start, parameter, together, size = facts.rows.size, height = last - first
+    cdef Py_ssize_t stride = facts.factor_stride
+    if facts.from_memory:
+        cbnorm_prefetch(call.dout + last * size, height * size * sizeof(call.x[0]))
+        cbnorm_prefetch(call.x + last * size, height * size * sizeof(call.x[0]))
+    factor_rows_xhat(call, first, last)
+    if call.out != NULL:
         for i in range(height):
-            start = (row + i) * lay.size
-            sum_dxhat(dout + start, x + start, gamma + first_parameter(lay, row + i), lay.size,
-                      mean_hi[i], mean_lo[i], inv_std[i], &total[i], &product[i])
-        for i in range(height):
-            find_slope(lay, total[i], product[i], inv_std[i], &slope[i], &offset[i])
-    if partial != NULL and lay.groups == 1:
-        for i in range(0, height, 4):
-            start = (row + i) * lay.size
-            add_row_gradients(dout + start, x + start, lay.size, min(<Py_ssize_t>4, height - i),
-                              &mean_hi[i], &mean_lo[i], &inv_std[i], partial, partial + lay.parameters)
-    for i in range(height):
-        start = (row + i) * lay.size
-        parameter = first_parameter(lay, row + i)
-        if partial != NULL and lay.groups > 1:
-            add_row_gradients(dout + start, x + start, lay.size, 1, &mean_hi[i], &mean_lo[i], &inv_std[i],
-                              partial + parameter, partial + lay.parameters + parameter)
-        if dx != NULL:
-            store_gradient_scaled(dout + start, x + start, lay.size, gamma + parameter, mean_hi[i], mean_lo[i],
-                                  inv_std[i], slope[i], offset[i], dx + start, store)
+            start = (first + i) * size
+            sum_dxhat(call.dout + start, call.x + start, call.gamma + first_parameter(facts, first + i), size,
+                      call.factors + i, stride, facts.row_sums + i, facts.row_sums + MOST_STEP + i)
+        factor_rows_gradient(call, height)
+    i = height if partial == NULL else 0
+    while i < height:
+        together = min(height - i, <Py_ssize_t>4 if facts.groups == 1 else <Py_ssize_t>1)     # with the same parameters
+        start = (first + i) * size
+        parameter = first_parameter(facts, first + i)
+        add_row_gradients(call.dout + start, call.x + start, size, together, call.factors + i, stride,
+                          partial + parameter, partial + facts.channels + parameter)
+        i += together
 
 
-cdef void differentiate_group(
-    const floating *dout, const floating *x, floating *dx, const Rows *lay, Py_ssize_t row,
-    const double *statistics, const floating *gamma,
-    double *partial,            # INOUT (2, parameters): Σ dout, Σ dout·xhat; or NULL
-    Store store,
-) noexcept nogil:
-    """A row with a gamma for each run, so that its sums are made of the runs' sums."""
-    cdef double run_total, run_product, total = 0, product = 0
-    cdef floating mean_hi, mean_lo, inv_std, slope, offset
-    cdef Py_ssize_t run, start, parameter = first_parameter(lay, row)
-    see_row(statistics, lay, row, &mean_hi, &mean_lo, &inv_std)
-    for run in range(lay.runs):
-        start = row * lay.size + run * lay.inner
-        run_total = run_product = 0
-        add_run_gradients(
-            dout + start, x + start, 0, 1, lay.inner, mean_hi, mean_lo, inv_std, &run_total, &run_product)
-        total += gamma[parameter + run] * run_total
-        product += gamma[parameter + run] * run_product
-        if partial != NULL:
-            partial[parameter + run] += run_total
-            partial[lay.parameters + parameter + run] += run_product
-    if dx == NULL:
-        return
-    find_slope(lay, total, product, inv_std, &slope, &offset)
-    for run in range(lay.runs):
-        start = row * lay.size + run * lay.inner
-        store_gradient_run(dout + start, x + start, lay.inner, mean_hi, mean_lo, gamma[parameter + run], inv_std,
-                           slope, offset, dx + start, store)
+cdef loop collect_groups_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last, double *partial) noexcept nogil:
+    """The same of rows with a gamma for each run, whose sums are made of the runs' sums."""
+    cdef const Facts *facts = &call.facts
+    cdef double sums[2]
+    cdef double sum_dxhat, sum_dxhat_xhat
+    cdef Py_ssize_t i, run, start = first * facts.rows.size, parameter
+    factor_rows_xhat(call, first, last)
+    for i in range(last - first):
+        parameter = first_parameter(facts, first + i)
+        sum_dxhat = sum_dxhat_xhat = 0
+        for run in range(parameter, parameter + facts.rows.runs):
+            sums[0] = 0
+            sums[1] = 0
+            add_run_gradients(
+                call.dout + start, call.x + start, 0, 1, facts.inner, call.factors + i, facts.factor_stride, sums)
+            sum_dxhat += call.gamma[run] * sums[0]
+            sum_dxhat_xhat += call.gamma[run] * sums[1]
+            if partial != NULL:
+                partial[run] += sums[0]
+                partial[facts.channels + run] += sums[1]
+            start += facts.inner
+        facts.row_sums[i] = sum_dxhat
+        facts.row_sums[MOST_STEP + i] = sum_dxhat_xhat
+    factor_rows_gradient(call, last - first)
 
 
-cdef void backward_rows(
-    const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
-    const double *statistics, double *partial, bint streamed, int thread, int threads,
-) noexcept nogil:
-    cdef Store store = store_for(dx, dout, streamed)
-    cdef double *sums = NULL
-    cdef Py_ssize_t chunk, row, height, last
-    for chunk in range(share(lay.chunks, thread, threads), share(lay.chunks, thread + 1, threads)):
-        last = min(lay.rows, (chunk + 1) * lay.chunk)
-        if partial != NULL:
-            sums = partial + chunk * 2 * lay.parameters
-            memset(sums, 0, 2 * lay.parameters * sizeof(double))
-        if lay.inner > 1:
-            for row in range(chunk * lay.chunk, last):
-                differentiate_group(dout, x, dx, lay, row, statistics, gamma, sums, store)
-        else:
-            row = chunk * lay.chunk
-            while row < last:
-                height = min(max(<Py_ssize_t>4, lay.group // 4 * 4), last - row)
-                differentiate_layers(dout, x, dx, lay, row, height, statistics, gamma, sums, store)
-                row += height
-    end_stores(store)
+cdef inline void collect_rows_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Rows of one chunk."""
+    cdef const Facts *facts = &call.facts
+    cdef double *partial = NULL
+    if facts.partial != NULL:
+        partial = facts.partial + first // facts.rows.chunk * 2 * facts.channels
+        if first % facts.rows.chunk == 0:
+            memset(partial, 0, 2 * facts.channels * sizeof(double))
+    if facts.inner == 1:
+        collect_layers_gradients(call, first, last, partial)
+    else:
+        collect_groups_gradients(call, first, last, partial)
 
 
-cdef void merge_parameter_gradients(
-    const Rows *lay, double *partial, floating *dgamma, floating *dbeta, int thread, int threads
-) noexcept nogil:
-    cdef Py_ssize_t chunk, first = share(lay.parameters, thread, threads)
-    cdef Py_ssize_t last = share(lay.parameters, thread + 1, threads)
-    for chunk in range(2, 2 * lay.chunks, 2):
-        add_columns(partial + first, partial + chunk * lay.parameters + first, last - first)
-        add_columns(partial + lay.parameters + first, partial + (chunk + 1) * lay.parameters + first, last - first)
-    finish_gradients(partial, partial + lay.parameters, dgamma, dbeta, first, last)
+cdef void merge_parameter_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t chunk, kind
+    cdef double *sums
+    for kind in range(2):
+        sums = facts.partial + kind * facts.channels + first
+        for chunk in range(1, facts.rows.chunks):
+            add_columns(sums, sums + 2 * chunk * facts.channels, last - first)
 
 
-cdef void rows_backward_share(
-    const floating *dout, const floating *x, floating *dx, const Rows *lay, const floating *gamma,
-    floating *dgamma, floating *dbeta, const double *statistics, double *partial, bint streamed,
-    Team *team, int thread,
-) noexcept nogil:
-    cdef int threads = team.threads
-    backward_rows(dout, x, dx, lay, gamma, statistics, partial, streamed, thread, threads)
-    if partial != NULL:
-        barrier(team, thread)
-        merge_parameter_gradients(lay, partial, dgamma, dbeta, thread, threads)
+# The second pass
+
+cdef loop normalize_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Call own = call[0]     # so that no store to y makes the loop read its pointers again
+    cdef Py_ssize_t row, run, start, parameter, stride = own.facts.factor_stride
+    for row in range(first, last):
+        start = row * own.facts.rows.size
+        parameter = first_parameter(&call.facts, row)
+        factors = own.factors + row - first
+        if own.facts.inner == 1:
+            store_normalized_scaled(own.x + start, own.facts.rows.size, factors, stride, own.gamma + parameter,
+                                    own.beta + parameter, own.out + start, own.facts.store)
+            continue
+        for run in range(own.facts.rows.runs):
+            store_normalized_run(own.x + start, own.facts.inner, factors[MEAN_HI * stride], factors[MEAN_LO * stride],
+                                 own.gamma[parameter + run] * factors[SCALE * stride], own.beta[parameter + run],
+                                 own.out + start, own.facts.store)
+            start += own.facts.inner
 
 
-cdef void rows_backward(
-    const floating *dout,       # IN (rows, runs, inner)
-    const floating *x,          # IN (rows, runs, inner)
-    floating *dx,               # OUT (rows, runs, inner); may be dout; NULL: not wanted
-    const Rows *lay,
-    const floating *gamma,      # IN (groups * runs)
-    floating *dgamma,           # OUT (groups * runs), or NULL
-    floating *dbeta,            # OUT (groups * runs), or NULL
-    const double *statistics,   # IN (4, rows)
-    double *partial,            # (chunks, 2, groups * runs); NULL: neither dgamma nor dbeta is wanted
-    bint streamed, Team *team,
-) noexcept nogil:
-    if team.threads == 1:
-        rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed, team, 0)
-        return
-    with parallel(num_threads=team.threads):
-        enter_team(team, threadid())
-        rows_backward_share(dout, x, dx, lay, gamma, dgamma, dbeta, statistics, partial, streamed,
-                            team, threadid())
-        leave_team(team, threadid())
+cdef loop differentiate_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Call own = call[0]     # so that no store to dx makes the loop read its pointers again
+    cdef Py_ssize_t row, run, start, parameter, stride = own.facts.factor_stride
+    for row in range(first, last):
+        start = row * own.facts.rows.size
+        parameter = first_parameter(&call.facts, row)
+        factors = own.factors + row - first
+        if own.facts.inner == 1:
+            store_gradient_scaled(own.dout + start, own.x + start, own.facts.rows.size, own.gamma + parameter,
+                                  factors, stride, own.out + start, own.facts.store)
+            continue
+        for run in range(own.facts.rows.runs):
+            store_gradient_run(own.dout + start, own.x + start, own.facts.inner, factors, stride,
+                               own.gamma[parameter + run], own.out + start, own.facts.store)
+            start += own.facts.inner

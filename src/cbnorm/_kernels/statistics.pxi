@@ -20,8 +20,8 @@ cdef enum:
     PIECE = 4096    # most numbers of runs that are centred together
 
 
-cdef inline const floating *offset(const floating *values, Py_ssize_t start) noexcept nogil:
-    """From `start` on; NULL stays NULL."""
+cdef inline const floating *beginning(const floating *values, Py_ssize_t start) noexcept nogil:
+    """The numbers from `start` on; NULL stays NULL."""
     if values == NULL:
         return NULL
     return values + start
@@ -29,8 +29,8 @@ cdef inline const floating *offset(const floating *values, Py_ssize_t start) noe
 
 cdef inline double two_sum_error(double a, double b, double total) noexcept nogil:
     """Knuth (1969): a + b = total + error, exactly."""
-    cdef double b_seen = total - a
-    return (a - (total - b_seen)) + (b - b_seen)
+    cdef double b_added = total - a
+    return (a - (total - b_added)) + (b - b_added)
 
 
 cdef inline void merge(
@@ -53,7 +53,7 @@ cdef inline void merge(
     m2[0] += other_m2 + delta * delta * (count * weight)
 
 
-cdef void merge_columns(
+cdef loop merge_columns(
     double count,
     double *restrict mean,                  # INOUT (width)
     double *restrict mean_lo,               # INOUT (width)
@@ -99,14 +99,14 @@ cdef void add_deviations(
     const double *restrict pivot,       # IN (width)
     double *restrict total,             # INOUT (width) Σ(x - pivot)
     double *restrict squares,           # INOUT (width) Σ(x - pivot)²
-    bint far,                           # from memory: ask for rows ahead
+    bint from_memory,                   # ask for rows ahead
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef const floating *row
     cdef double p, a, b, c, d
     for i in range(height // 4):
         row = x + 4 * i * stride
-        if far:
+        if from_memory:
             prefetch_rows(row + 4 * stride, stride, width)
         for j in range(width):
             p = pivot[j]
@@ -124,7 +124,7 @@ cdef void add_deviations(
             squares[j] += a * a
 
 
-cdef void column_moments(
+cdef loop column_moments(
     const floating *x,                  # IN (height, width)
     Py_ssize_t stride,
     Py_ssize_t height,                  # 1 to BLOCK
@@ -132,7 +132,7 @@ cdef void column_moments(
     double *restrict mean,              # OUT (width)
     double *restrict mean_lo,           # OUT (width)
     double *restrict m2,                # OUT (width)
-    bint far,                           # from memory: ask for rows ahead
+    bint from_memory,                   # ask for rows ahead
 ) noexcept nogil:
     """The moments of each column of a tile; the pivots are its first row."""
     cdef double pivot[TILE]
@@ -144,7 +144,7 @@ cdef void column_moments(
         pivot[j] = x[j]
         total[j] = 0
         squares[j] = 0
-    add_deviations(x, stride, height, width, pivot, total, squares, far)
+    add_deviations(x, stride, height, width, pivot, total, squares, from_memory)
     for j in range(width):
         centre(one_by_count, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
 
@@ -216,7 +216,7 @@ cdef inline void add_few(
             squares[k] += a * a
 
 
-cdef void run_moments(
+cdef loop run_moments(
     const floating *x,                  # IN (height, size)
     Py_ssize_t stride,
     Py_ssize_t height,

@@ -4,6 +4,9 @@
 
 from libc.string cimport memcpy
 
+cdef extern from "loop.h":
+    ctypedef void loop "CBNORM_LOOP"    # what a function returns that is not to be inlined: see there
+
 cdef extern from "stream.h" nogil:
     size_t cbnorm_to_line(const void *address)
     void cbnorm_stream(void *to, const void *values, size_t size)

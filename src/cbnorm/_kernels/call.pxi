@@ -1,0 +1,122 @@
+# A call carries its own facts: what it was asked for, how its arrays lie in memory, where its statistics and its
+# workspace are. Every pass takes the call and the part of it that is its own, and nothing else.
+#
+# Design
+# A. FloatCall and DoubleCall differ in the type of their arrays alone. Functions of a `Call` are compiled for both, and
+#    the type of `call.x` picks the functions on numbers.
+# B. All else is in `Facts`, so that what only concerns statistics is compiled once.
+# C. Workspace is one block for a call: partial sums, sums, factors. Their sizes stand beside the code that uses them.
+
+cdef enum Walk:
+    COLUMNS
+    PLANES
+    ROWS
+
+
+cdef struct Columns:
+    Py_ssize_t rows_per_line    # narrow rows stand side by side, as one line
+    Py_ssize_t width            # columns of a line
+    Py_ssize_t height           # whole lines
+    Py_ssize_t tail_rows        # rows that do not fill a line
+    Py_ssize_t tail             # their numbers
+    Py_ssize_t chunk            # lines of a chunk
+    Py_ssize_t chunks           # of whole lines; the tail is one more
+    Py_ssize_t tiles
+    Py_ssize_t tasks
+
+
+cdef struct Planes:
+    Py_ssize_t size             # numbers in all
+    Py_ssize_t height           # whole runs of a part, where they are short
+    Py_ssize_t pieces           # of a run
+    Py_ssize_t parts            # of a channel
+    Py_ssize_t chunk            # parts of a task
+    Py_ssize_t chunks           # of a channel
+
+
+cdef struct Rows:
+    Py_ssize_t runs             # of `inner` numbers
+    Py_ssize_t size             # of a row: runs * inner
+    Py_ssize_t chunk            # rows of a chunk
+    Py_ssize_t chunks
+
+
+cdef struct Moving:             # the running averages; the pointers may be NULL
+    double momentum
+    double ddof
+    double *mean                # (channels)
+    double *var
+
+
+cdef struct Facts:
+    Py_ssize_t outer            # x is (outer, channels, inner)
+    Py_ssize_t channels
+    Py_ssize_t inner
+    Py_ssize_t groups           # of channels, with statistics at each place; 0: each channel has its own
+    Py_ssize_t sets             # of numbers that share their statistics: channels, or rows
+    double count                # M, what m2 and the gradient's sums are divided by
+    double eps
+    bint centred                # False: the mean is held at 0
+    bint statistics_given       # not those of x: constants, in the gradient
+    bint sums_given
+    bint backward
+    double *mean                # (sets), as are the next three
+    double *mean_lo
+    double *m2
+    double *inv_std
+    double *sum_dout            # (channels) Σ dout
+    double *sum_dout_xhat       # (channels) Σ dout·xhat; both NULL: not wanted
+    Moving moving
+
+    Walk walk
+    Columns columns             # of the walk, one of the three
+    Planes planes
+    Rows rows
+    bint from_memory            # what is read takes more than half of the last-level cache
+    bint beyond_cache           # what is read and written does not fit there
+    Store store
+    Py_ssize_t step             # sets that a thread takes through all passes in its cache; 0: all pass together
+    Py_ssize_t factor_stride    # numbers from one kind of factors to the next
+    double *partial             # sums of the parts that the walk cuts its array into
+    double *row_sums            # (2, MOST_STEP) of a thread: Σ dxhat, Σ dxhat·xhat of its rows
+
+
+cdef struct FloatCall:
+    Facts facts
+    const float *x              # (outer, channels, inner), as are the next two
+    const float *dout
+    float *out                  # y or dx; NULL: not wanted
+    const float *gamma          # (channels), as are the next three; NULL: 1
+    const float *beta           # NULL: 0
+    float *dgamma               # NULL: not wanted
+    float *dbeta
+    float *factors              # (kinds, factor_stride), for the second pass: of each channel, or a thread's rows
+
+
+cdef struct DoubleCall:
+    Facts facts
+    const double *x
+    const double *dout
+    double *out
+    const double *gamma
+    const double *beta
+    double *dgamma
+    double *dbeta
+    double *factors
+
+
+ctypedef fused Call:
+    FloatCall
+    DoubleCall
+
+
+cdef enum:              # kinds of factors, one after the other
+    MEAN_HI
+    MEAN_LO
+    SCALE               # gamma·inv_std; inv_std alone for xhat, and for rows
+    SHIFT               # beta
+    SLOPE = SHIFT       # in the gradient, as is the next: inv_std·Σ dout·xhat / M
+    MEAN_DOUT           # Σ dout / M
+    XHAT_KINDS = 3      # how many there are for xhat, for y, for dx
+    Y_KINDS = 4
+    DX_KINDS = 5

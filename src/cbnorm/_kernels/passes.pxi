@@ -1,0 +1,204 @@
+# The passes of a call over its array, and what happens between them: the only file that starts threads.
+#
+# Design
+# A. Forward: collect the moments, prepare the factors, normalize. Backward: collect the gradient's sums, prepare,
+#    differentiate. What is given is not collected, what is not wanted not written.
+# B. Either all channels go through a pass together, with a barrier before the next; or each thread takes a few
+#    channels, or rows, through all passes while they are in its cache (`step` of them), and needs no barrier.
+# C. Where numbers lie, and how the work falls into tasks, the walks know: columns.pxi, planes.pxi, rows.pxi.
+
+from cython.parallel cimport parallel, threadid
+
+
+cdef inline Py_ssize_t first_set(const Facts *facts, int thread, int threads) noexcept nogil:
+    """Where a thread's channels or rows begin."""
+    if facts.walk == COLUMNS and facts.columns.rows_per_line > 1:   # few, and merged with their neighbours
+        return 0 if thread == 0 else facts.sets
+    if facts.walk == ROWS and facts.backward:
+        return min(facts.sets, share(facts.rows.chunks, thread, threads) * facts.rows.chunk)
+    return share(facts.sets, thread, threads)
+
+
+cdef inline Py_ssize_t step_end(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Where the channels or rows end that go through all passes together."""
+    if facts.walk == ROWS and facts.backward:       # rows of one chunk
+        last = min(last, (first // facts.rows.chunk + 1) * facts.rows.chunk)
+    return min(last, first + facts.step)
+
+
+# Forward
+
+cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The statistics of channels or rows first to last - 1, from what was collected, and their factors."""
+    cdef const Facts *facts = &call.facts
+    if not facts.statistics_given:
+        if facts.walk == COLUMNS:
+            merge_columns_moments(facts, first, last)
+        elif facts.walk == PLANES:
+            merge_planes_moments(facts, first, last)
+    use_moments(facts, first, last)
+    if call.out == NULL:
+        return
+    if facts.walk == ROWS:
+        factor_xhat(call, first, last, 0)
+        return
+    factor_y(call, first, last)
+    if facts.walk == COLUMNS:
+        repeat_factors(call, Y_KINDS, first, last)
+
+
+cdef void normalize_all(const Call *call, int thread, int threads) noexcept nogil:
+    cdef Py_ssize_t size = call.facts.planes.size
+    if call.facts.walk == COLUMNS:
+        normalize_columns(call, thread, threads)
+    else:
+        normalize_span(call, share(size, thread, threads), share(size, thread + 1, threads))
+
+
+cdef void forward_together(const Call *call, Team *team, int thread) noexcept nogil:
+    cdef const Facts *facts = &call.facts
+    cdef int threads = team.threads
+    cdef Py_ssize_t first = first_set(facts, thread, threads), last = first_set(facts, thread + 1, threads)
+    if not facts.statistics_given:
+        if facts.walk == COLUMNS:
+            collect_columns(call, thread, threads)
+        else:
+            collect_planes(call, thread, threads)
+        barrier(team, thread)
+    if first < last:
+        prepare_forward(call, first, last)
+    barrier(team, thread)
+    if call.out != NULL:
+        normalize_all(call, thread, threads)
+
+
+cdef void forward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t end
+    while first < last:
+        end = step_end(&call.facts, first, last)
+        if call.facts.statistics_given:
+            pass
+        elif call.facts.walk == ROWS:
+            collect_rows(call, first, end)
+        else:
+            collect_channels(call, first, end)
+        prepare_forward(call, first, end)
+        if call.out == NULL:
+            pass
+        elif call.facts.walk == ROWS:
+            normalize_rows(call, first, end)
+        else:
+            normalize_channels(call, first, end)
+        first = end
+
+
+# Backward
+
+cdef void prepare_backward(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The sums of channels first to last - 1, from what was collected, and their factors."""
+    cdef const Facts *facts = &call.facts
+    if facts.partial != NULL:
+        if facts.walk == COLUMNS:
+            merge_columns_gradients(facts, first, last)
+        else:
+            merge_planes_gradients(facts, first, last)
+        finish_gradients(call, first, last)
+    if call.out == NULL:
+        return
+    factor_gradient(call, first, last)
+    if facts.walk == COLUMNS:
+        repeat_factors(call, DX_KINDS, first, last)
+
+
+cdef void differentiate_all(const Call *call, int thread, int threads) noexcept nogil:
+    cdef Call scaled = call[0]
+    cdef Py_ssize_t size = call.facts.planes.size
+    if call.facts.statistics_given:     # dx = dout·scale
+        scaled.x = call.dout
+        normalize_all(&scaled, thread, threads)
+    elif call.facts.walk == COLUMNS:
+        differentiate_columns(call, thread, threads)
+    else:
+        differentiate_span(call, share(size, thread, threads), share(size, thread + 1, threads))
+
+
+cdef void backward_together(const Call *call, Team *team, int thread) noexcept nogil:
+    cdef const Facts *facts = &call.facts
+    cdef int threads = team.threads
+    cdef Py_ssize_t first = first_set(facts, thread, threads), last = first_set(facts, thread + 1, threads)
+    if facts.partial != NULL:
+        if first < last:
+            factor_xhat(call, first, last, first)
+            if facts.walk == COLUMNS:
+                repeat_factors(call, XHAT_KINDS, first, last)
+        barrier(team, thread)
+        if facts.walk == COLUMNS:
+            collect_columns_gradients(call, thread, threads)
+        else:
+            collect_planes_gradients(call, thread, threads)
+        barrier(team, thread)
+    if first < last:
+        prepare_backward(call, first, last)
+    barrier(team, thread)
+    if call.out != NULL:
+        differentiate_all(call, thread, threads)
+
+
+cdef void backward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t end
+    while first < last:
+        end = step_end(&call.facts, first, last)
+        if call.facts.walk == ROWS:
+            collect_rows_gradients(call, first, end)
+        else:
+            factor_xhat(call, first, end, first)
+            collect_channels_gradients(call, first, end)
+            prepare_backward(call, first, end)
+        if call.out == NULL:
+            pass
+        elif call.facts.walk == ROWS:
+            differentiate_rows(call, first, end)
+        else:
+            differentiate_channels(call, first, end)
+        first = end
+
+
+cdef void merge_parameters(const Call *call, Team *team, int thread) noexcept nogil:
+    """dgamma and dbeta, after the rows of all threads."""
+    cdef Py_ssize_t first = share(call.facts.channels, thread, team.threads)
+    cdef Py_ssize_t last = share(call.facts.channels, thread + 1, team.threads)
+    barrier(team, thread)
+    merge_parameter_gradients(&call.facts, first, last)
+    finish_gradients(call, first, last)
+
+
+# Both
+
+cdef void run_share(const Call *call, Team *team, int thread) noexcept nogil:
+    cdef Call own = call[0]
+    cdef Py_ssize_t first = first_set(&call.facts, thread, team.threads)
+    cdef Py_ssize_t last = first_set(&call.facts, thread + 1, team.threads)
+    if call.facts.walk == ROWS:
+        take_row_room(&own, thread)
+    if call.facts.backward:
+        if call.facts.step == 0:
+            backward_together(call, team, thread)
+        else:
+            backward_by_steps(&own, first, last)
+        if call.facts.walk == ROWS and call.facts.partial != NULL:
+            merge_parameters(call, team, thread)
+    elif call.facts.step == 0:
+        forward_together(call, team, thread)
+    else:
+        forward_by_steps(&own, first, last)
+    end_stores(call.facts.store)
+
+
+cdef void launch(const Call *call, Team *team) noexcept nogil:
+    if team.threads == 1:       # even a region of one thread costs a microsecond
+        run_share(call, team, 0)
+        return
+    with parallel(num_threads=team.threads):
+        enter_team(team, threadid())
+        run_share(call, team, threadid())
+        leave_team(team, threadid())
