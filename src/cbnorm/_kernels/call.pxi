@@ -37,6 +37,7 @@ cdef struct Planes:
 cdef struct Rows:
     Py_ssize_t runs             # of `inner` numbers
     Py_ssize_t size             # of a row: runs * inner
+    double one_by_size
     Py_ssize_t chunk            # rows of a chunk
     Py_ssize_t chunks
 

@@ -58,7 +58,7 @@ cdef loop add_gradients(
                 product[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
 
 
-cdef inline void add_gradient_lanes(
+cdef inline loop_part add_gradient_lanes(
     const floating *restrict dout,      # IN (height, LANES)
     const floating *restrict x,         # IN (height, LANES), or NULL: only dout is summed
     Py_ssize_t stride,
@@ -97,7 +97,7 @@ cdef inline void add_gradient_lanes(
                 product[k] += a if k >= skip else 0
 
 
-cdef inline void add_few_gradients(
+cdef inline loop_part add_few_gradients(
     const floating *restrict dout,      # IN (height, size)
     const floating *restrict x,         # IN (height, size), or NULL: only dout is summed
     Py_ssize_t stride,
@@ -157,7 +157,7 @@ cdef loop add_run_gradients(
 cdef enum:
     QUARTER = 16        # LANES / 2: rows are short
 
-cdef loop add_row_gradients(
+cdef inline loop_part add_row_gradients(
     const floating *restrict dout,      # IN (height, width)
     const floating *restrict x,         # IN (height, width)
     Py_ssize_t width,
@@ -192,7 +192,7 @@ cdef loop add_row_gradients(
                + d * normalized_input(x[3 * width + j], mean_hi[3], mean_lo[3], inv_std[3])))
 
 
-cdef inline void add_dxhat_quarters(
+cdef inline loop_part add_dxhat_quarters(
     const floating *restrict dout,      # IN (4 * QUARTER)
     const floating *restrict x,         # IN (4 * QUARTER)
     const floating *restrict gamma,     # IN (4 * QUARTER)
@@ -215,7 +215,7 @@ cdef inline void add_dxhat_quarters(
         product[k] += (a + b) + (c + d)
 
 
-cdef void add_dxhat_rest(
+cdef inline loop_part add_dxhat_rest(
     const floating *dout, const floating *x, const floating *gamma, Py_ssize_t size,    # less than 4 * QUARTER
     floating mean_hi, floating mean_lo, floating inv_std,
     double *total,              # INOUT (QUARTER) Σ dxhat
@@ -235,7 +235,7 @@ cdef void add_dxhat_rest(
     add_dxhat_quarters(filled, filled + full, filled + 2 * full, mean_hi, mean_lo, inv_std, total, product)
 
 
-cdef loop sum_dxhat(
+cdef inline loop_part sum_dxhat(
     const floating *dout,               # IN (size)
     const floating *x,                  # IN (size)
     const floating *gamma,              # IN (size)

@@ -9,7 +9,7 @@ cdef inline floating differentiated(
     return ((dout - ((x - mean_hi) - mean_lo) * slope) - mean_dout) * scale
 
 
-cdef inline void input_gradient_row(
+cdef inline loop_part input_gradient_row(
     const floating *restrict dout,      # IN (width)
     const floating *restrict x,         # IN (width)
     Py_ssize_t width,
@@ -26,7 +26,7 @@ cdef inline void input_gradient_row(
         dx[j] = differentiated(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], mean_dout[j])
 
 
-cdef inline void input_gradient_run(
+cdef inline loop_part input_gradient_run(
     const floating *restrict dout,      # IN (size)
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
@@ -39,7 +39,7 @@ cdef inline void input_gradient_run(
         dx[i] = differentiated(dout[i] * gamma, x[i], mean_hi, mean_lo, scale, slope, mean_dout)
 
 
-cdef inline void input_gradient_scaled(
+cdef inline loop_part input_gradient_scaled(
     const floating *restrict dout,      # IN (size)
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
@@ -55,7 +55,7 @@ cdef inline void input_gradient_scaled(
 
 # The same, stored as `store` says; `factors` are (kinds, factor_stride).
 
-cdef loop store_gradient_rows(
+cdef inline loop_part store_gradient_rows(
     const floating *dout,               # IN (size), rows of `width` without a gap
     const floating *x,                  # IN (size)
     Py_ssize_t size,
@@ -86,7 +86,7 @@ cdef loop store_gradient_rows(
         j = (j + here) % width if j + here >= width else j + here
 
 
-cdef inline void store_gradient_run(
+cdef inline loop_part store_gradient_run(
     const floating *dout, const floating *x, Py_ssize_t size,
     const floating *factors, Py_ssize_t factor_stride,      # of the channel or row
     floating gamma, floating *dx, Store store,
@@ -110,7 +110,7 @@ cdef inline void store_gradient_run(
         i += here
 
 
-cdef loop store_gradient_scaled(
+cdef inline loop_part store_gradient_scaled(
     const floating *dout, const floating *x, Py_ssize_t size, const floating *gamma,
     const floating *factors, Py_ssize_t factor_stride,      # of the row
     floating *dx, Store store,

@@ -1,14 +1,18 @@
-/* A loop over numbers is a function of its own, whatever a compiler's inliner thinks of it: inlined into the walk, it
-   shares the registers with all that the walk keeps, and GCC and Clang, version by version, load pointers again
-   in each turn or do not vectorize. */
+/* Which functions are inlined is not left to a compiler's mood; GCC and Clang change it with every version.
+
+   A loop over many numbers is a function of its own: inlined into the walk it would share the registers with all that
+   the walk keeps, and load its pointers again in each turn. A part of a loop is always inlined: called, it would keep
+   its sums in memory, and its pointers might be to the same numbers for all the compiler knows. */
 
 #ifndef CBNORM_LOOP_H
 #define CBNORM_LOOP_H
 
 #if defined(__GNUC__) || defined(__clang__)
 #define CBNORM_LOOP __attribute__((noinline)) void
+#define CBNORM_LOOP_PART __attribute__((always_inline)) void
 #else
 #define CBNORM_LOOP void
+#define CBNORM_LOOP_PART void
 #endif
 
 #endif

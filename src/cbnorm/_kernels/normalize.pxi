@@ -11,7 +11,7 @@ cdef inline floating normalized(
     return ((x - mean_hi) - mean_lo) * scale + shift
 
 
-cdef inline void normalize_row(
+cdef inline loop_part normalize_row(
     const floating *restrict x,         # IN (width)
     Py_ssize_t width,
     const floating *restrict mean_hi,   # IN (width), as are the next three
@@ -26,7 +26,7 @@ cdef inline void normalize_row(
         y[j] = normalized(x[j], mean_hi[j], mean_lo[j], scale[j], shift[j])
 
 
-cdef inline void normalize_run(
+cdef inline loop_part normalize_run(
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
     floating mean_hi, floating mean_lo, floating scale, floating shift,
@@ -38,7 +38,7 @@ cdef inline void normalize_run(
         y[i] = normalized(x[i], mean_hi, mean_lo, scale, shift)
 
 
-cdef inline void normalize_scaled(
+cdef inline loop_part normalize_scaled(
     const floating *restrict x,         # IN (size)
     Py_ssize_t size,
     floating mean_hi, floating mean_lo, floating inv_std,
@@ -54,7 +54,7 @@ cdef inline void normalize_scaled(
 
 # The same, stored as `store` says; `factors` are (kinds, factor_stride).
 
-cdef loop store_normalized_rows(
+cdef inline loop_part store_normalized_rows(
     const floating *x,                  # IN (size), rows of `width` without a gap
     Py_ssize_t size,
     Py_ssize_t width,
@@ -82,7 +82,7 @@ cdef loop store_normalized_rows(
         j = (j + here) % width if j + here >= width else j + here
 
 
-cdef inline void store_normalized_run(
+cdef inline loop_part store_normalized_run(
     const floating *x, Py_ssize_t size, floating mean_hi, floating mean_lo, floating scale, floating shift, floating *y,
     Store store,
 ) noexcept nogil:
@@ -102,7 +102,7 @@ cdef inline void store_normalized_run(
         i += here
 
 
-cdef loop store_normalized_scaled(
+cdef inline loop_part store_normalized_scaled(
     const floating *x, Py_ssize_t size,
     const floating *factors, Py_ssize_t factor_stride,      # of the row
     const floating *gamma, const floating *beta, floating *y, Store store,

@@ -14,16 +14,7 @@ cdef inline Py_ssize_t first_set(const Facts *facts, int thread, int threads) no
     """Where a thread's channels or rows begin."""
     if facts.walk == COLUMNS and facts.columns.rows_per_line > 1:   # few, and merged with their neighbours
         return 0 if thread == 0 else facts.sets
-    if facts.walk == ROWS and facts.backward:
-        return min(facts.sets, share(facts.rows.chunks, thread, threads) * facts.rows.chunk)
     return share(facts.sets, thread, threads)
-
-
-cdef inline Py_ssize_t step_end(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Where the channels or rows end that go through all passes together."""
-    if facts.walk == ROWS and facts.backward:       # rows of one chunk
-        last = min(last, (first // facts.rows.chunk + 1) * facts.rows.chunk)
-    return min(last, first + facts.step)
 
 
 # Forward
@@ -75,7 +66,7 @@ cdef void forward_together(const Call *call, Team *team, int thread) noexcept no
 cdef void forward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Py_ssize_t end
     while first < last:
-        end = step_end(&call.facts, first, last)
+        end = min(last, first + call.facts.step)
         if call.facts.statistics_given:
             pass
         elif call.facts.walk == ROWS:
@@ -147,7 +138,7 @@ cdef void backward_together(const Call *call, Team *team, int thread) noexcept n
 cdef void backward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Py_ssize_t end
     while first < last:
-        end = step_end(&call.facts, first, last)
+        end = min(last, first + call.facts.step)
         if call.facts.walk == ROWS:
             collect_rows_gradients(call, first, end)
         else:
@@ -163,35 +154,44 @@ cdef void backward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last)
         first = end
 
 
-cdef void merge_parameters(const Call *call, Team *team, int thread) noexcept nogil:
-    """dgamma and dbeta, after the rows of all threads."""
-    cdef Py_ssize_t first = share(call.facts.channels, thread, team.threads)
-    cdef Py_ssize_t last = share(call.facts.channels, thread + 1, team.threads)
-    barrier(team, thread)
-    merge_parameter_gradients(&call.facts, first, last)
-    finish_gradients(call, first, last)
+cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
+    """Rows, whose parameter gradients add up over chunks of them and merge at the end."""
+    cdef Facts *facts = &own.facts
+    cdef double *partial = facts.partial
+    cdef int threads = team.threads
+    cdef Py_ssize_t chunk, first
+    for chunk in range(share(facts.rows.chunks, thread, threads), share(facts.rows.chunks, thread + 1, threads)):
+        first = chunk * facts.rows.chunk
+        begin_row_chunk(own, partial, chunk)
+        backward_by_steps(own, first, min(facts.sets, first + facts.rows.chunk))
+    if partial != NULL:
+        facts.partial = partial
+        barrier(team, thread)
+        first = share(facts.channels, thread, threads)
+        merge_parameter_gradients(facts, first, share(facts.channels, thread + 1, threads))
+        finish_gradients(own, first, share(facts.channels, thread + 1, threads))
 
 
 # Both
 
 cdef void run_share(const Call *call, Team *team, int thread) noexcept nogil:
+    cdef const Facts *facts = &call.facts
     cdef Call own = call[0]
-    cdef Py_ssize_t first = first_set(&call.facts, thread, team.threads)
-    cdef Py_ssize_t last = first_set(&call.facts, thread + 1, team.threads)
-    if call.facts.walk == ROWS:
+    cdef Py_ssize_t first = first_set(facts, thread, team.threads)
+    cdef Py_ssize_t last = first_set(facts, thread + 1, team.threads)
+    if facts.walk == ROWS:
         take_row_room(&own, thread)
-    if call.facts.backward:
-        if call.facts.step == 0:
-            backward_together(call, team, thread)
-        else:
-            backward_by_steps(&own, first, last)
-        if call.facts.walk == ROWS and call.facts.partial != NULL:
-            merge_parameters(call, team, thread)
-    elif call.facts.step == 0:
+    if facts.step == 0 and facts.backward:
+        backward_together(call, team, thread)
+    elif facts.step == 0:
         forward_together(call, team, thread)
-    else:
+    elif not facts.backward:
         forward_by_steps(&own, first, last)
-    end_stores(call.facts.store)
+    elif facts.walk == ROWS:
+        backward_by_chunks(&own, team, thread)
+    else:
+        backward_by_steps(&own, first, last)
+    end_stores(facts.store)
 
 
 cdef void launch(const Call *call, Team *team) noexcept nogil:

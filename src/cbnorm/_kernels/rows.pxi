@@ -21,6 +21,7 @@ cdef Rows lay_rows(Py_ssize_t rows, Py_ssize_t runs, Py_ssize_t inner) noexcept 
     cdef Rows geometry
     geometry.runs = runs
     geometry.size = runs * inner
+    geometry.one_by_size = 1.0 / geometry.size
     geometry.chunk = max(<Py_ssize_t>ROW_CHUNK, (rows + MOST_CHUNKS - 1) // MOST_CHUNKS)
     geometry.chunks = (rows + geometry.chunk - 1) // geometry.chunk
     return geometry
@@ -52,6 +53,12 @@ cdef inline void take_row_room(Call *call, int thread) noexcept nogil:
 
 cdef inline Py_ssize_t first_parameter(const Facts *facts, Py_ssize_t row) noexcept nogil:
     return row % facts.groups * facts.rows.runs
+
+
+cdef inline Py_ssize_t next_parameter(const Facts *facts, Py_ssize_t parameter) noexcept nogil:
+    """Of the next row."""
+    parameter += facts.rows.runs
+    return parameter if parameter < facts.channels else 0
 
 
 # Statistics
@@ -96,48 +103,44 @@ cdef inline void factor_rows_gradient(const Call *call, Py_ssize_t height) noexc
     """What `factor_gradient` finds for channels, from row_sums."""
     cdef const Facts *facts = &call.facts
     cdef Py_ssize_t i, stride = facts.factor_stride
-    cdef double one_by_size = 1.0 / facts.rows.size
+    cdef double one_by_size = facts.rows.one_by_size
     factors = call.factors
     for i in range(height):
         factors[SLOPE * stride + i] = factors[SCALE * stride + i] * facts.row_sums[MOST_STEP + i] * one_by_size
         factors[MEAN_DOUT * stride + i] = facts.row_sums[i] * one_by_size if facts.centred else 0
 
 
-cdef loop collect_layers_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last, double *partial) noexcept nogil:
-    """Of rows with a gamma for each number, at most MOST_STEP: their factors, and into partial, (2, channels) or NULL,
-    Σ dout and Σ dout·xhat."""
+cdef loop sum_layers_dxhat(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Into row_sums, of rows with a gamma for each number."""
     cdef const Facts *facts = &call.facts
-    cdef Py_ssize_t i, start, parameter, together, size = facts.rows.size, height = last - first
-    cdef Py_ssize_t stride = facts.factor_stride
-    if facts.from_memory:
-        cbnorm_prefetch(call.dout + last * size, height * size * sizeof(call.x[0]))
-        cbnorm_prefetch(call.x + last * size, height * size * sizeof(call.x[0]))
-    factor_rows_xhat(call, first, last)
-    if call.out != NULL:
-        for i in range(height):
-            start = (first + i) * size
-            sum_dxhat(call.dout + start, call.x + start, call.gamma + first_parameter(facts, first + i), size,
-                      call.factors + i, stride, facts.row_sums + i, facts.row_sums + MOST_STEP + i)
-        factor_rows_gradient(call, height)
-    i = height if partial == NULL else 0
-    while i < height:
-        together = min(height - i, <Py_ssize_t>4 if facts.groups == 1 else <Py_ssize_t>1)     # with the same parameters
-        start = (first + i) * size
-        parameter = first_parameter(facts, first + i)
-        add_row_gradients(call.dout + start, call.x + start, size, together, call.factors + i, stride,
-                          partial + parameter, partial + facts.channels + parameter)
-        i += together
+    cdef Py_ssize_t i, start = first * facts.rows.size, parameter = first_parameter(facts, first)
+    for i in range(last - first):
+        sum_dxhat(call.dout + start, call.x + start, call.gamma + parameter, facts.rows.size,
+                  call.factors + i, facts.factor_stride, facts.row_sums + i, facts.row_sums + MOST_STEP + i)
+        start += facts.rows.size
+        parameter = next_parameter(facts, parameter)
 
 
-cdef loop collect_groups_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last, double *partial) noexcept nogil:
-    """The same of rows with a gamma for each run, whose sums are made of the runs' sums."""
+cdef loop add_layers_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Into partial, (2, channels): four rows at a time, if they have the same parameters."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t i = 0, start, height, parameter = first_parameter(facts, first)
+    while i < last - first:
+        height = min(last - first - i, <Py_ssize_t>4 if facts.groups == 1 else <Py_ssize_t>1)
+        start = (first + i) * facts.rows.size
+        add_row_gradients(call.dout + start, call.x + start, facts.rows.size, height, call.factors + i,
+                          facts.factor_stride, facts.partial + parameter, facts.partial + facts.channels + parameter)
+        i += height
+        parameter = next_parameter(facts, parameter)
+
+
+cdef loop collect_groups_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Into row_sums and partial, of rows with a gamma for each run: their sums are made of the runs' sums."""
     cdef const Facts *facts = &call.facts
     cdef double sums[2]
     cdef double sum_dxhat, sum_dxhat_xhat
-    cdef Py_ssize_t i, run, start = first * facts.rows.size, parameter
-    factor_rows_xhat(call, first, last)
+    cdef Py_ssize_t i, run, start = first * facts.rows.size, parameter = first_parameter(facts, first)
     for i in range(last - first):
-        parameter = first_parameter(facts, first + i)
         sum_dxhat = sum_dxhat_xhat = 0
         for run in range(parameter, parameter + facts.rows.runs):
             sums[0] = 0
@@ -146,27 +149,40 @@ cdef loop collect_groups_gradients(const Call *call, Py_ssize_t first, Py_ssize_
                 call.dout + start, call.x + start, 0, 1, facts.inner, call.factors + i, facts.factor_stride, sums)
             sum_dxhat += call.gamma[run] * sums[0]
             sum_dxhat_xhat += call.gamma[run] * sums[1]
-            if partial != NULL:
-                partial[run] += sums[0]
-                partial[facts.channels + run] += sums[1]
+            if facts.partial != NULL:
+                facts.partial[run] += sums[0]
+                facts.partial[facts.channels + run] += sums[1]
             start += facts.inner
         facts.row_sums[i] = sum_dxhat
         facts.row_sums[MOST_STEP + i] = sum_dxhat_xhat
-    factor_rows_gradient(call, last - first)
+        parameter = next_parameter(facts, parameter)
 
 
 cdef inline void collect_rows_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Rows of one chunk."""
+    """The sums of rows of one chunk, and their factors."""
     cdef const Facts *facts = &call.facts
-    cdef double *partial = NULL
-    if facts.partial != NULL:
-        partial = facts.partial + first // facts.rows.chunk * 2 * facts.channels
-        if first % facts.rows.chunk == 0:
-            memset(partial, 0, 2 * facts.channels * sizeof(double))
-    if facts.inner == 1:
-        collect_layers_gradients(call, first, last, partial)
+    cdef Py_ssize_t size = facts.rows.size
+    factor_rows_xhat(call, first, last)
+    if facts.inner > 1:
+        collect_groups_gradients(call, first, last)
     else:
-        collect_groups_gradients(call, first, last, partial)
+        if facts.from_memory:
+            cbnorm_prefetch(call.dout + last * size, (last - first) * size * sizeof(call.x[0]))
+            cbnorm_prefetch(call.x + last * size, (last - first) * size * sizeof(call.x[0]))
+        if call.out != NULL:
+            sum_layers_dxhat(call, first, last)
+        if facts.partial != NULL:
+            add_layers_gradients(call, first, last)
+    if call.out != NULL:
+        factor_rows_gradient(call, last - first)
+
+
+cdef inline void begin_row_chunk(Call *own, double *partial, Py_ssize_t chunk) noexcept nogil:
+    """Let a thread's own call add to the sums of this chunk."""
+    cdef Py_ssize_t size = 2 * own.facts.channels
+    if partial != NULL:
+        own.facts.partial = partial + chunk * size
+        memset(own.facts.partial, 0, size * sizeof(double))
 
 
 cdef void merge_parameter_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -180,36 +196,61 @@ cdef void merge_parameter_gradients(const Facts *facts, Py_ssize_t first, Py_ssi
 
 # The second pass
 
-cdef loop normalize_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef loop normalize_layers(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Call own = call[0]     # so that no store to y makes the loop read its pointers again
-    cdef Py_ssize_t row, run, start, parameter, stride = own.facts.factor_stride
-    for row in range(first, last):
-        start = row * own.facts.rows.size
-        parameter = first_parameter(&call.facts, row)
-        factors = own.factors + row - first
-        if own.facts.inner == 1:
-            store_normalized_scaled(own.x + start, own.facts.rows.size, factors, stride, own.gamma + parameter,
-                                    own.beta + parameter, own.out + start, own.facts.store)
-            continue
-        for run in range(own.facts.rows.runs):
-            store_normalized_run(own.x + start, own.facts.inner, factors[MEAN_HI * stride], factors[MEAN_LO * stride],
-                                 own.gamma[parameter + run] * factors[SCALE * stride], own.beta[parameter + run],
-                                 own.out + start, own.facts.store)
-            start += own.facts.inner
+    cdef Py_ssize_t i, size = own.facts.rows.size, start = first * size, parameter = first_parameter(&call.facts, first)
+    for i in range(last - first):
+        store_normalized_scaled(own.x + start, size, own.factors + i, own.facts.factor_stride, own.gamma + parameter,
+                                own.beta + parameter, own.out + start, own.facts.store)
+        start += size
+        parameter = next_parameter(&call.facts, parameter)
 
 
-cdef loop differentiate_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef loop normalize_groups(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Call own = call[0]     # so that no store to y makes the loop read its pointers again
+    cdef Py_ssize_t i, run, inner = own.facts.inner, stride = own.facts.factor_stride
+    cdef Py_ssize_t start = first * own.facts.rows.size, parameter = first_parameter(&call.facts, first)
+    for i in range(last - first):
+        factors = own.factors + i
+        for run in range(parameter, parameter + own.facts.rows.runs):
+            store_normalized_run(own.x + start, inner, factors[MEAN_HI * stride], factors[MEAN_LO * stride],
+                                 own.gamma[run] * factors[SCALE * stride], own.beta[run], own.out + start,
+                                 own.facts.store)
+            start += inner
+        parameter = next_parameter(&call.facts, parameter)
+
+
+cdef loop differentiate_layers(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Call own = call[0]     # so that no store to dx makes the loop read its pointers again
-    cdef Py_ssize_t row, run, start, parameter, stride = own.facts.factor_stride
-    for row in range(first, last):
-        start = row * own.facts.rows.size
-        parameter = first_parameter(&call.facts, row)
-        factors = own.factors + row - first
-        if own.facts.inner == 1:
-            store_gradient_scaled(own.dout + start, own.x + start, own.facts.rows.size, own.gamma + parameter,
-                                  factors, stride, own.out + start, own.facts.store)
-            continue
-        for run in range(own.facts.rows.runs):
-            store_gradient_run(own.dout + start, own.x + start, own.facts.inner, factors, stride,
-                               own.gamma[parameter + run], own.out + start, own.facts.store)
-            start += own.facts.inner
+    cdef Py_ssize_t i, size = own.facts.rows.size, start = first * size, parameter = first_parameter(&call.facts, first)
+    for i in range(last - first):
+        store_gradient_scaled(own.dout + start, own.x + start, size, own.gamma + parameter, own.factors + i,
+                              own.facts.factor_stride, own.out + start, own.facts.store)
+        start += size
+        parameter = next_parameter(&call.facts, parameter)
+
+
+cdef loop differentiate_groups(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Call own = call[0]     # so that no store to dx makes the loop read its pointers again
+    cdef Py_ssize_t i, run, inner = own.facts.inner
+    cdef Py_ssize_t start = first * own.facts.rows.size, parameter = first_parameter(&call.facts, first)
+    for i in range(last - first):
+        for run in range(parameter, parameter + own.facts.rows.runs):
+            store_gradient_run(own.dout + start, own.x + start, inner, own.factors + i, own.facts.factor_stride,
+                               own.gamma[run], own.out + start, own.facts.store)
+            start += inner
+        parameter = next_parameter(&call.facts, parameter)
+
+
+cdef inline void normalize_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    if call.facts.inner == 1:
+        normalize_layers(call, first, last)
+    else:
+        normalize_groups(call, first, last)
+
+
+cdef inline void differentiate_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    if call.facts.inner == 1:
+        differentiate_layers(call, first, last)
+    else:
+        differentiate_groups(call, first, last)

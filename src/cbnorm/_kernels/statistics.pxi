@@ -169,7 +169,7 @@ cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
     return sum_of_half(sixteen)
 
 
-cdef inline void add_lanes(
+cdef inline loop_part add_lanes(
     const floating *restrict x,         # IN (height, LANES)
     Py_ssize_t stride,
     Py_ssize_t height,
@@ -198,7 +198,7 @@ cdef inline void add_lanes(
             squares[k] += a * a if k >= skip else 0
 
 
-cdef inline void add_few(
+cdef inline loop_part add_few(
     const floating *restrict x,         # IN (height, size)
     Py_ssize_t stride,
     Py_ssize_t height,

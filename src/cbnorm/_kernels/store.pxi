@@ -4,8 +4,9 @@
 
 from libc.string cimport memcpy
 
-cdef extern from "loop.h":
-    ctypedef void loop "CBNORM_LOOP"    # what a function returns that is not to be inlined: see there
+cdef extern from "loop.h":      # what a function returns that is never inlined, or always
+    ctypedef void loop "CBNORM_LOOP"
+    ctypedef void loop_part "CBNORM_LOOP_PART"
 
 cdef extern from "stream.h" nogil:
     size_t cbnorm_to_line(const void *address)
