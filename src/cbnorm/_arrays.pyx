@@ -5,12 +5,12 @@ what was expected and what came. Compiled, because a small call spends most of i
 """
 
 import math
-import operator
 from numbers import Real
 
 import numpy as np
 
 cimport numpy as cnp
+from cpython.number cimport PyNumber_Index
 
 from cbnorm._memory cimport new_array
 
@@ -124,12 +124,20 @@ def contiguous(cnp.ndarray array not None, cnp.dtype dtype not None):
     return copy_of(array, dtype)
 
 
+cpdef check_integer(name, value, low=None, high=None):
+    """A whole number of any integer type, at least `low` and at most `high` where these are given."""
+    try:
+        number = PyNumber_Index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise ValueError(f"{name}: expected {f'at least {low}' if high is None else f'{low} to {high}'}, got {number}")
+    return number
+
+
 def check_axis(axis, ndim, name="axis"):
     """A channel axis as 0 to ndim - 1."""
-    try:
-        index = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {axis!r}") from None
+    index = check_integer(name, axis)
     if not -ndim <= index < ndim:
         raise ValueError(f"{name}: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {index}")
     return index % ndim

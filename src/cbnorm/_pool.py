@@ -1,10 +1,10 @@
 """How much freed memory is kept for the next results: what the user says, or a share of what there is."""
 
-import operator
 import os
 import sys
 
 from cbnorm import _memory
+from cbnorm._arrays import check_integer
 from cbnorm._cgroup import memory_limits
 
 MOST_BYTES = sys.maxsize
@@ -71,13 +71,7 @@ def set_pool_limit(nbytes: int) -> None:
     67108864
     >>> cbnorm.set_pool_limit(before)
     """
-    try:
-        size = operator.index(nbytes)
-    except TypeError:
-        raise TypeError(f"nbytes: expected an integer, got {nbytes!r}") from None
-    if not 0 <= size <= MOST_BYTES:
-        raise ValueError(f"nbytes: expected 0 to {MOST_BYTES}, got {size}")
-    _memory.set_limit(size)
+    _memory.set_limit(check_integer("nbytes", nbytes, 0, MOST_BYTES))
 
 
 def get_pool_limit() -> int:

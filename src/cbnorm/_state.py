@@ -1,6 +1,5 @@
 """What every layer is made of: parameters, modes, state and its files, and the memory of each thread."""
 
-import operator
 import os
 import threading
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import FLOAT16, FLOAT32, FLOAT64, as_array, as_numbers, check_eps, float_dtypes
+from cbnorm._arrays import FLOAT16, FLOAT32, FLOAT64, as_array, as_numbers, check_eps, check_integer, float_dtypes
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
 
@@ -297,23 +296,12 @@ def as_input(x: ArrayLike, least_ndim: int, axis: int, shape: tuple[int, ...]) -
     return x
 
 
-def check_count(name: str, value: int) -> int:
-    """A number of things: at least 1."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{name}: expected at least 1, got {count}")
-    return count
-
-
 def check_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     """The normalized axes of layer and RMS normalization: one length, or several."""
     lengths = shape if isinstance(shape, tuple | list) else (shape,)
     if not lengths:
         raise ValueError("shape: expected at least one length, got ()")
-    return tuple(check_count("shape", length) for length in lengths)
+    return tuple(check_integer("shape", length, low=1) for length in lengths)
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype:

@@ -4,13 +4,13 @@ Each number goes with the words that say where it comes from, for `show_config`;
 """
 
 import math
-import operator
 import os
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 
+from cbnorm._arrays import check_integer
 from cbnorm._cgroup import control_groups
 from cbnorm._runtime import came_by_fork, max_threads, openmp, processors, recent, remember
 
@@ -137,16 +137,6 @@ def threads_for(numbers):
     return 1 if numbers < SMALL else recent() or decide()[0]
 
 
-def _check(num_threads):
-    try:
-        count = operator.index(num_threads)
-    except TypeError:
-        raise TypeError(f"num_threads: expected an integer, got {num_threads!r}") from None
-    if not 1 <= count <= MOST_THREADS:
-        raise ValueError(f"num_threads: expected 1 to {MOST_THREADS}, got {count}")
-    return count
-
-
 def set_num_threads(num_threads: int) -> None:
     """Set how many threads a call uses at most, for the whole process.
 
@@ -173,7 +163,7 @@ def set_num_threads(num_threads: int) -> None:
     >>> cbnorm.set_num_threads(before)
     """
     global _global
-    _global = _check(num_threads), "set_num_threads"
+    _global = check_integer("num_threads", num_threads, 1, MOST_THREADS), "set_num_threads"
 
 
 def get_num_threads() -> int:
@@ -226,7 +216,7 @@ def threads(num_threads: int):
     ...     cbnorm.get_num_threads()
     1
     """
-    token = _local.set((_check(num_threads), "threads"))
+    token = _local.set((check_integer("num_threads", num_threads, 1, MOST_THREADS), "threads"))
     try:
         yield
     finally:

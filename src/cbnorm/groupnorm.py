@@ -5,11 +5,10 @@ and beta for each channel (Wu and He, 2018). One channel a group is instance nor
 """
 
 import math
-import operator
 
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array
+from cbnorm._arrays import as_array, check_integer
 from cbnorm._rows import Rows, RowsCache, backward, forward
 
 
@@ -69,10 +68,7 @@ def groupnorm_forward(
 
 def _group_rows(x, num_groups):
     samples, channels, *positions = x.shape
-    try:
-        groups = operator.index(num_groups)
-    except TypeError:
-        raise TypeError(f"num_groups: expected an integer, got {num_groups!r}") from None
+    groups = check_integer("num_groups", num_groups)
     if groups < 1 or channels % groups:
         raise ValueError(f"num_groups: expected a divisor of {channels} channels, got {groups}")
     return _rows_of(samples, channels, groups, positions)

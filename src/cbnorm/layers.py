@@ -1,13 +1,12 @@
 """Normalization layers: the functions of this package with parameters, moving statistics and modes of their own."""
 
-import operator
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import check_choice, check_number
-from cbnorm._state import Layer, as_input, check_count, check_shape
+from cbnorm._arrays import check_choice, check_integer, check_number
+from cbnorm._state import Layer, as_input, check_shape
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
 from cbnorm.groupnorm import (
@@ -98,12 +97,9 @@ class BatchNorm(Conventions, Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.num_channels = check_count("num_channels", num_channels)
+        self.num_channels = check_integer("num_channels", num_channels, low=1)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
-        try:
-            self.axis = operator.index(axis)
-        except TypeError:
-            raise TypeError(f"axis: expected an integer, got {axis!r}") from None
+        self.axis = check_integer("axis", axis)
         self.momentum = None if momentum is None else check_number("momentum", momentum, 0.0, 1.0)
         self.ddof = check_choice("ddof", ddof, (0, 1))
         self.frozen = frozen
@@ -329,8 +325,8 @@ class GroupNorm(Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.num_groups = check_count("num_groups", num_groups)
-        self.num_channels = check_count("num_channels", num_channels)
+        self.num_groups = check_integer("num_groups", num_groups, low=1)
+        self.num_channels = check_integer("num_channels", num_channels, low=1)
         if self.num_channels % self.num_groups:
             raise ValueError(f"num_groups: expected a divisor of {num_channels} channels, got {num_groups}")
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
@@ -380,7 +376,7 @@ class InstanceNorm(Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.num_channels = check_count("num_channels", num_channels)
+        self.num_channels = check_integer("num_channels", num_channels, low=1)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
 
     def forward(self, x: ArrayLike) -> NDArray:
