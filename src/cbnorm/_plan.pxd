@@ -4,6 +4,7 @@ cdef class Plan:
     cdef readonly Py_ssize_t inner
     cdef readonly Py_ssize_t groups
     cdef readonly Py_ssize_t sets
+    cdef readonly Py_ssize_t axis
     cdef readonly tuple shape
     cdef readonly tuple statistics_shape
     cdef readonly tuple parameter_shape

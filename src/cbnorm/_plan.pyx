@@ -18,6 +18,8 @@ cdef class Plan:
         Groups of channels that have statistics at each place; 0 where each channel has its own over all places.
     sets : int
         Sets of numbers that share their statistics: channels, or rows.
+    axis : int
+        The channel axis, or the first of the axes that make a row.
     shape, statistics_shape, parameter_shape : tuple of int
         Of x, of what there is one of for each set, and of gamma and beta.
     centred : bool
@@ -31,9 +33,10 @@ cdef class Plan:
     """
 
 
-cdef Plan new_plan(tuple shape, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, double eps):
+cdef Plan new_plan(tuple shape, Py_ssize_t axis, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, double eps):
     cdef Plan plan = Plan.__new__(Plan)
     plan.shape = shape
+    plan.axis = axis
     plan.outer = outer
     plan.channels = channels
     plan.inner = inner
@@ -47,9 +50,9 @@ def plan_channels(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint st
     cdef Py_ssize_t channels = shape[axis]
     cdef Plan plan
     if len(shape) == 2 and axis == 1:  # the commonest, in a third of the time
-        plan = new_plan(shape, shape[0], channels, 1, eps)
+        plan = new_plan(shape, axis, shape[0], channels, 1, eps)
     else:
-        plan = new_plan(shape, math.prod(shape[:axis]), channels, math.prod(shape[axis + 1:]), eps)
+        plan = new_plan(shape, axis, math.prod(shape[:axis]), channels, math.prod(shape[axis + 1:]), eps)
     plan.sets = channels
     plan.statistics_shape = plan.parameter_shape = (channels,)
     plan.statistics_given = statistics_given
@@ -60,7 +63,7 @@ def plan_channels(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint st
 def plan_rows(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint centred=True):
     """Statistics of each row, over the axes from `axis` on, counted from 0; a gamma for each number of a row."""
     cdef tuple rows = shape[:axis], columns = shape[axis:]
-    cdef Plan plan = new_plan(shape, math.prod(rows), math.prod(columns), 1, eps)
+    cdef Plan plan = new_plan(shape, axis, math.prod(rows), math.prod(columns), 1, eps)
     plan.groups = 1
     plan.sets = plan.outer
     plan.statistics_shape = rows
@@ -72,7 +75,7 @@ def plan_rows(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint centre
 
 def plan_groups(tuple shape not None, Py_ssize_t groups, double eps=0.0):
     """Statistics of each group of channels of each sample, for (samples, channels, *); `groups` divides channels."""
-    cdef Plan plan = new_plan(shape, shape[0], shape[1], math.prod(shape[2:]), eps)
+    cdef Plan plan = new_plan(shape, 1, shape[0], shape[1], math.prod(shape[2:]), eps)
     plan.groups = groups
     plan.sets = plan.outer * groups
     plan.statistics_shape = (shape[0], groups)
