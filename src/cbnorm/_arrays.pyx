@@ -62,6 +62,16 @@ def as_array(x, least_ndim):
     return array
 
 
+def as_input(x, least_ndim, axis, shape):
+    """X, which must have these lengths from `axis` on."""
+    x = as_array(x, least_ndim)
+    begin = axis + x.ndim if axis < 0 else axis
+    if begin < 0 or x.shape[begin : begin + len(shape)] != shape:
+        where = f"{shape[0]} on axis {axis}" if len(shape) == 1 else f"{shape} on the axes from {axis} on"
+        raise ValueError(f"x: expected length {where}, got shape {x.shape}")
+    return x
+
+
 def room_for(out, values, given, result_dtype):
     """Where results go: `out` if it has the dtype of the computation, a copy made of the input, or new memory."""
     cdef cnp.ndarray array = values
@@ -148,6 +158,25 @@ def split_shape(shape, axis):
     if len(shape) == 2 and axis == 1:  # the commonest, in a third of the time
         return *shape, 1
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def check_lengths(name, value):
+    """Lengths of axes: one, or several."""
+    lengths = value if isinstance(value, tuple | list) else (value,)
+    if not lengths:
+        raise ValueError(f"{name}: expected at least one length, got ()")
+    return tuple(check_integer(name, length, low=1) for length in lengths)
+
+
+def check_dtype(dtype):
+    """One of the dtypes that parameters may have."""
+    try:
+        known = np.dtype(dtype)
+        if known in (FLOAT16, FLOAT32, FLOAT64):
+            return known
+    except TypeError:
+        pass
+    raise TypeError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
 
 
 def check_shape(name, value, shape):

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import FLOAT16, FLOAT32, FLOAT64, as_array, as_numbers, check_eps, check_integer, float_dtypes
+from cbnorm._arrays import as_numbers, check_dtype, check_eps, float_dtypes
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
 
@@ -284,32 +284,3 @@ class Layer:
         self._thread.cache = cache
         self._thread.result = y.shape, y.dtype
         return y
-
-
-def as_input(x: ArrayLike, least_ndim: int, axis: int, shape: tuple[int, ...]) -> NDArray:
-    """X as an array that has `shape` from `axis` on."""
-    x = as_array(x, least_ndim)
-    begin = axis + x.ndim if axis < 0 else axis
-    if begin < 0 or x.shape[begin : begin + len(shape)] != shape:
-        where = f"{shape[0]} on axis {axis}" if len(shape) == 1 else f"{shape} on the axes from {axis} on"
-        raise ValueError(f"x: expected length {where}, got shape {x.shape}")
-    return x
-
-
-def check_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The normalized axes of layer and RMS normalization: one length, or several."""
-    lengths = shape if isinstance(shape, tuple | list) else (shape,)
-    if not lengths:
-        raise ValueError("shape: expected at least one length, got ()")
-    return tuple(check_integer("shape", length, low=1) for length in lengths)
-
-
-def check_dtype(dtype: DTypeLike) -> np.dtype:
-    """One of the dtypes that parameters may have."""
-    try:
-        known = np.dtype(dtype)
-        if known in (FLOAT16, FLOAT32, FLOAT64):
-            return known
-    except TypeError:
-        pass
-    raise TypeError(f"dtype: expected float16, float32 or float64, got {dtype!r}")

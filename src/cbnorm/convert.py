@@ -14,8 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import FLOAT64, as_numbers, check_number, float_dtypes
-from cbnorm._state import check_dtype
+from cbnorm._arrays import FLOAT64, as_numbers, check_dtype, check_number, float_dtypes
 
 # The names of one thing in each library.
 ARRAYS = ("gamma", "beta", "moving_mean", "moving_var")

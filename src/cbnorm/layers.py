@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import check_choice, check_integer, check_number
-from cbnorm._state import Layer, as_input, check_shape
+from cbnorm._arrays import as_input, check_choice, check_integer, check_lengths, check_number
+from cbnorm._state import Layer
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
 from cbnorm.groupnorm import (
@@ -227,7 +227,7 @@ class LayerNorm(Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.shape = check_shape(shape)
+        self.shape = check_lengths("shape", shape)
         super().__init__(self.shape, eps, affine, dtype, reuse_output)
 
     def forward(self, x: ArrayLike) -> NDArray:
@@ -276,7 +276,7 @@ class RMSNorm(Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.shape = check_shape(shape)
+        self.shape = check_lengths("shape", shape)
         super().__init__(self.shape, eps, affine, dtype, reuse_output)
 
     def forward(self, x: ArrayLike) -> NDArray:
