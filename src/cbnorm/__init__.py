@@ -1,5 +1,6 @@
 """Normalization layers for NumPy arrays on the CPU."""
 
+from cbnorm._calls import Cache
 from cbnorm._config import show_config
 from cbnorm._pool import empty_pool, get_pool_limit, set_pool_limit
 from cbnorm._threads import get_num_threads, set_num_threads, threads
@@ -19,6 +20,7 @@ from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 __all__ = [
     "BatchNorm",
     "BatchNormCache",
+    "Cache",
     "GroupNorm",
     "InstanceNorm",
     "LayerNorm",

@@ -13,6 +13,7 @@ cimport numpy as cnp
 from cpython.number cimport PyNumber_Index
 
 from cbnorm._memory cimport new_array
+from cbnorm._plan cimport Plan
 
 cnp.import_array()
 
@@ -88,13 +89,16 @@ def statistics_for(Py_ssize_t count):
     return new_array(2, shape, cnp.NPY_DOUBLE)
 
 
-def gradient_for(tuple shape, cnp.dtype dtype not None):
-    """Room for the gradient of a parameter of this shape."""
+def gradients_for(Plan plan not None, bint want_dgamma, bint want_dbeta, cnp.dtype dtype not None):
+    """Room for dgamma and dbeta, or None."""
     cdef cnp.npy_intp[64] sizes     # NPY_MAXDIMS
-    cdef int i
-    for i in range(len(shape)):
-        sizes[i] = shape[i]
-    return new_array(<int>len(shape), sizes, dtype.num)
+    cdef int i, ndim = <int>len(plan.parameter_shape)
+    for i in range(ndim):
+        sizes[i] = plan.parameter_shape[i]
+    return (
+        new_array(ndim, sizes, dtype.num) if want_dgamma else None,
+        new_array(ndim, sizes, dtype.num) if want_dbeta else None,
+    )
 
 
 cdef object copy_of(cnp.ndarray array, cnp.dtype dtype):
@@ -153,11 +157,12 @@ def check_axis(axis, ndim, name="axis"):
     return index % ndim
 
 
-def split_shape(shape, axis):
-    """Any array as (outer, channels, inner)."""
-    if len(shape) == 2 and axis == 1:  # the commonest, in a third of the time
-        return *shape, 1
-    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+def check_divisor(name, value, channels):
+    """A number of groups of so many channels each."""
+    groups = check_integer(name, value)
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{name}: expected a divisor of {channels} channels, got {groups}")
+    return groups
 
 
 def check_lengths(name, value):
@@ -179,10 +184,20 @@ def check_dtype(dtype):
     raise TypeError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
 
 
-def check_shape(name, value, shape):
+cdef bint has_shape(cnp.ndarray array, tuple shape):
+    cdef int i, ndim = cnp.PyArray_NDIM(array)
+    if ndim != len(shape):
+        return False
+    for i in range(ndim):
+        if cnp.PyArray_DIM(array, i) != <Py_ssize_t>shape[i]:
+            return False
+    return True
+
+
+def check_shape(name, value, tuple shape not None):
     """An array of numbers in one shape."""
     array = as_numbers(name, value)
-    if array.shape != shape:
+    if not has_shape(array, shape):
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     return array
 
@@ -194,15 +209,29 @@ def check_parameter(name, value, shape, dtype):
     return contiguous(check_shape(name, value, shape), dtype)
 
 
-def copy_moving(name, value, Py_ssize_t channels, bint needed):
-    """A moving average as a new float64 array; None stays None where it is not needed."""
-    if is_vector(value, channels, FLOAT64):
+cdef copy_moving(name, value, Plan plan):
+    """A moving average as a new float64 array; None stays None in training."""
+    if is_vector(value, plan.channels, FLOAT64):
         return cnp.PyArray_NewCopy(value, cnp.NPY_CORDER)
     if value is not None:
-        return check_shape(name, value, (channels,)).astype(FLOAT64)
-    if needed:
-        raise ValueError(f"{name}: expected an array of shape ({channels},) in test mode, got None")
+        return check_shape(name, value, plan.parameter_shape).astype(FLOAT64)
+    if plan.statistics_given:
+        raise ValueError(f"{name}: expected an array of shape ({plan.channels},) in test mode, got None")
     return None
+
+
+def check_moving(Plan plan not None, tuple averages not None):
+    """Moving mean and variance, momentum and ddof as the kernels take them: the averages are new arrays."""
+    mean, var, momentum, ddof = averages
+    momentum = check_number("momentum", momentum, 0.0, 1.0)
+    mean = copy_moving("moving_mean", mean, plan)
+    var = copy_moving("moving_var", var, plan)
+    if var is not None and any_negative(var):
+        raise ValueError(f"moving_var: expected no negative number, got {np.nanmin(var)}")
+    ddof = check_choice("ddof", ddof, (0, 1))
+    if ddof == 1 and plan.count == 1 and not plan.statistics_given:
+        raise ValueError(f"ddof: expected 0 for one value a channel, got 1 with x of shape {plan.shape}")
+    return mean, var, momentum, ddof
 
 
 def check_number(name, value, low, high):
@@ -235,15 +264,15 @@ def check_choice(name, value, choices):
     raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_need(need, names):
-    """Which of the gradients of these names are wanted."""
+def check_need(need, tuple names not None):
+    """Whether dx, dgamma and dbeta are wanted; those that have no name here are not."""
     try:
         wanted = tuple(need)
     except TypeError:
         raise TypeError(f"need: expected a bool each for {', '.join(names)}, got {need!r}") from None
-    if len(wanted) != len(names) or not all(isinstance(want, bool | np.bool_) for want in wanted):
+    if len(wanted) != len(names) or not all([isinstance(want, bool) or isinstance(want, np.bool_) for want in wanted]):
         raise ValueError(f"need: expected a bool each for {', '.join(names)}, got {need!r}")
-    return wanted
+    return wanted if len(wanted) == 3 else (*wanted, False)
 
 
 def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not None):
@@ -292,7 +321,7 @@ def same_memory(cnp.ndarray a not None, cnp.ndarray b not None):
     )
 
 
-def any_negative(cnp.ndarray values not None):
+cdef bint any_negative(cnp.ndarray values):
     """Whether a C-contiguous float64 array holds a number below 0; NaN is none."""
     cdef const double *numbers = <const double *>cnp.PyArray_DATA(values)
     cdef Py_ssize_t i

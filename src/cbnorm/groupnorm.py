@@ -4,12 +4,11 @@ xhat = (x - mean) * inv_std over a group's channels and all positions, y = gamma
 and beta for each channel (Wu and He, 2018). One channel a group is instance normalization (Ulyanov et al., 2016).
 """
 
-import math
-
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array, check_integer
-from cbnorm._rows import Rows, RowsCache, backward, forward
+from cbnorm._arrays import as_array, check_divisor, check_eps
+from cbnorm._calls import Cache, backward, forward
+from cbnorm._plan import plan_groups
 
 
 def groupnorm_forward(
@@ -20,7 +19,7 @@ def groupnorm_forward(
     eps: float = 1e-5,
     *,
     out: NDArray | None = None,
-) -> tuple[NDArray, RowsCache]:
+) -> tuple[NDArray, Cache]:
     """Normalize each group of neighbouring channels of each sample, then scale and shift each channel.
 
     Parameters
@@ -40,7 +39,7 @@ def groupnorm_forward(
     -------
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
-    cache : RowsCache
+    cache : Cache
         For `groupnorm_backward`. It refers to x and gamma; its `mean` and `inv_std` are (N, num_groups).
 
     Raises
@@ -63,25 +62,13 @@ def groupnorm_forward(
     array([[ 2., 12.]])
     """
     x = as_array(x, 2)
-    return forward("groupnorm", x, gamma, beta, eps, out, _group_rows(x, num_groups))
-
-
-def _group_rows(x, num_groups):
-    samples, channels, *positions = x.shape
-    groups = check_integer("num_groups", num_groups)
-    if groups < 1 or channels % groups:
-        raise ValueError(f"num_groups: expected a divisor of {channels} channels, got {groups}")
-    return _rows_of(samples, channels, groups, positions)
-
-
-def _rows_of(samples, channels, groups, positions):
-    runs = channels // groups if groups else 0
-    return Rows((samples, groups), samples * groups, groups, runs, math.prod(positions), (channels,))
+    plan = plan_groups(x.shape, check_divisor("num_groups", num_groups, x.shape[1]), check_eps(eps))
+    return forward("groupnorm", plan, x, gamma, beta, out)
 
 
 def groupnorm_backward(
     dout: ArrayLike,
-    cache: RowsCache,
+    cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
     out: NDArray | None = None,
@@ -92,7 +79,7 @@ def groupnorm_backward(
     ----------
     dout : array_like
         The shape of y; converted to the dtype that the forward call computed in.
-    cache : RowsCache
+    cache : Cache
         From `groupnorm_forward`.
     need : tuple of three bools
         Which of dx, dgamma and dbeta are wanted. The others are None and are not computed.
@@ -129,7 +116,7 @@ def instancenorm_forward(
     eps: float = 1e-5,
     *,
     out: NDArray | None = None,
-) -> tuple[NDArray, RowsCache]:
+) -> tuple[NDArray, Cache]:
     """Normalize each channel of each sample over its positions: group normalization with C groups.
 
     Parameters
@@ -147,7 +134,7 @@ def instancenorm_forward(
     -------
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
-    cache : RowsCache
+    cache : Cache
         For `instancenorm_backward`. It refers to x and gamma; its `mean` and `inv_std` are (N, C).
 
     Raises
@@ -169,13 +156,13 @@ def instancenorm_forward(
             [-1.,  1.]]])
     """
     x = as_array(x, 2)
-    layout = _rows_of(x.shape[0], x.shape[1], x.shape[1], x.shape[2:])
-    return forward("instancenorm", x, gamma, beta, eps, out, layout)
+    plan = plan_groups(x.shape, x.shape[1], check_eps(eps))
+    return forward("instancenorm", plan, x, gamma, beta, out)
 
 
 def instancenorm_backward(
     dout: ArrayLike,
-    cache: RowsCache,
+    cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
     out: NDArray | None = None,
@@ -186,7 +173,7 @@ def instancenorm_backward(
     ----------
     dout : array_like
         The shape of y; converted to the dtype that the forward call computed in.
-    cache : RowsCache
+    cache : Cache
         From `instancenorm_forward`.
     need : tuple of three bools
         Which of dx, dgamma and dbeta are wanted. The others are None and are not computed.

@@ -3,19 +3,11 @@
 xhat = (x - mean) * inv_std over the trailing axes, y = gamma * xhat + beta (Ba, Kiros and Hinton, 2016).
 """
 
-import math
-
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array, check_axis
-from cbnorm._rows import Rows, RowsCache, backward, forward
-
-
-def trailing_rows(x, axis, centred=True):
-    """See an array as rows over its axes from `axis` on."""
-    axis = check_axis(axis, x.ndim)
-    shape, parameter_shape = x.shape[:axis], x.shape[axis:]
-    return Rows(shape, math.prod(shape), 1, math.prod(parameter_shape), 1, parameter_shape, centred)
+from cbnorm._arrays import as_array, check_axis, check_eps
+from cbnorm._calls import Cache, backward, forward
+from cbnorm._plan import plan_rows
 
 
 def layernorm_forward(
@@ -26,7 +18,7 @@ def layernorm_forward(
     *,
     axis: int = -1,
     out: NDArray | None = None,
-) -> tuple[NDArray, RowsCache]:
+) -> tuple[NDArray, Cache]:
     """Normalize over the trailing axes, then scale and shift each number of a row.
 
     Parameters
@@ -46,7 +38,7 @@ def layernorm_forward(
     -------
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
-    cache : RowsCache
+    cache : Cache
         For `layernorm_backward`. It refers to x and gamma.
 
     Raises
@@ -69,12 +61,13 @@ def layernorm_forward(
     array([ 2., 12.])
     """
     x = as_array(x, 1)
-    return forward("layernorm", x, gamma, beta, eps, out, trailing_rows(x, axis))
+    plan = plan_rows(x.shape, check_axis(axis, x.ndim), check_eps(eps))
+    return forward("layernorm", plan, x, gamma, beta, out)
 
 
 def layernorm_backward(
     dout: ArrayLike,
-    cache: RowsCache,
+    cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
     out: NDArray | None = None,
@@ -88,7 +81,7 @@ def layernorm_backward(
     ----------
     dout : array_like
         The shape of y; converted to the dtype that the forward call computed in.
-    cache : RowsCache
+    cache : Cache
         From `layernorm_forward`.
     need : tuple of three bools
         Which of dx, dgamma and dbeta are wanted. The others are None and are not computed.

@@ -2,9 +2,9 @@
 
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array
-from cbnorm._rows import RowsCache, backward, forward
-from cbnorm.layernorm import trailing_rows
+from cbnorm._arrays import as_array, check_axis, check_eps
+from cbnorm._calls import Cache, backward, forward
+from cbnorm._plan import plan_rows
 
 
 def rmsnorm_forward(
@@ -14,7 +14,7 @@ def rmsnorm_forward(
     *,
     axis: int = -1,
     out: NDArray | None = None,
-) -> tuple[NDArray, RowsCache]:
+) -> tuple[NDArray, Cache]:
     """Divide each row by its root mean square, then scale each of its numbers.
 
     Parameters
@@ -34,7 +34,7 @@ def rmsnorm_forward(
     -------
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
-    cache : RowsCache
+    cache : Cache
         For `rmsnorm_backward`. It refers to x and gamma.
 
     Raises
@@ -54,12 +54,13 @@ def rmsnorm_forward(
     array([[0.2, 1.4]])
     """
     x = as_array(x, 1)
-    return forward("rmsnorm", x, gamma, None, eps, out, trailing_rows(x, axis, centred=False))
+    plan = plan_rows(x.shape, check_axis(axis, x.ndim), check_eps(eps), False)
+    return forward("rmsnorm", plan, x, gamma, None, out)
 
 
 def rmsnorm_backward(
     dout: ArrayLike,
-    cache: RowsCache,
+    cache: Cache,
     *,
     need: tuple[bool, bool] = (True, True),
     out: NDArray | None = None,
@@ -73,7 +74,7 @@ def rmsnorm_backward(
     ----------
     dout : array_like
         The shape of y; converted to the dtype that the forward call computed in.
-    cache : RowsCache
+    cache : Cache
         From `rmsnorm_forward`.
     need : tuple of two bools
         Which of dx and dgamma are wanted. The others are None and are not computed.
@@ -100,4 +101,4 @@ def rmsnorm_backward(
     >>> dgamma
     array([0.2, 1.4])
     """
-    return backward("rmsnorm", dout, cache, need, out, names=("dx", "dgamma"))
+    return backward("rmsnorm", dout, cache, need, out, ("dx", "dgamma"))[:2]

@@ -1,0 +1,194 @@
+"""What all normalizations do in a call: check, allocate, call the kernels; and what stays between forward and backward.
+
+Which numbers share their statistics is written in a `Plan`; nothing here asks for the normalization's name, except to
+tell one cache from another.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cbnorm import _kernels
+from cbnorm._arrays import (
+    as_result,
+    check_moving,
+    check_need,
+    check_out,
+    check_parameter,
+    check_shape,
+    contiguous,
+    float_dtypes,
+    gradients_for,
+    room_for,
+    same_memory,
+    statistics_for,
+)
+from cbnorm._plan import Plan
+from cbnorm._threads import threads_for
+
+MANY = 2048  # channels or rows; for fewer, 64 KiB are kept rather than computed again
+INPUTS = ("x", "gamma", "beta", "moving_mean", "moving_var")
+GRADIENTS = ("dx", "dgamma", "dbeta")
+
+
+class Cache:
+    """What a backward function needs of a forward call: references and statistics, no large copy.
+
+    Where the statistics would take more memory than x, they are computed again from x each time they are wanted.
+
+    Attributes
+    ----------
+    kind : str
+        The function that made it: "batchnorm", "layernorm", "groupnorm", "instancenorm" or "rmsnorm".
+    x : ndarray or None
+        The input itself, not to be changed before backward: the gradients, `mean` and `inv_std` would be those of
+        neither input. None where ``out=x`` overwrote it, in batch normalization's test mode.
+    gamma : ndarray or None
+        The parameter itself.
+    """
+
+    __slots__ = ("_dtypes", "_plan", "_statistics", "gamma", "kind", "x")
+
+    def __init__(self, kind, plan, x, gamma, statistics, dtypes):
+        self.kind = kind
+        self.x = x
+        self.gamma = gamma
+        self._plan = plan
+        self._statistics = statistics  # None: those of x; (2, sets): mean and variance, given; (4, sets): as found
+        self._dtypes = dtypes  # computed in, returned in
+
+    @property
+    def axis(self) -> int:
+        """The channel axis, or the first of the axes that make a row; counted from 0."""
+        return self._plan.axis
+
+    @property
+    def mode(self) -> str:
+        """Whether the statistics are those of x, "train", or were given, "test"."""
+        return "test" if self._plan.statistics_given else "train"
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """The means that were subtracted, one a channel, or one a row; 0 in RMS normalization."""
+        return self._full()[0].reshape(self._plan.statistics_shape)
+
+    @property
+    def inv_std(self) -> NDArray[np.float64]:
+        """1 / sqrt(var + eps), and 0 where var + eps is 0; in RMS normalization var is mean(x²)."""
+        return self._full()[3].reshape(self._plan.statistics_shape)
+
+    @property
+    def xhat(self) -> NDArray:
+        """The normalized input, computed anew, in the shape and dtype of y."""
+        x, given = self._input(), self._plan.statistics_given
+        xhat = forward(self.kind, self._plan, x, None, None, None, None, self._full().copy() if given else None)[0]
+        return as_result(xhat, self._dtypes[1], None)
+
+    def _input(self):
+        """X as the kernels take it."""
+        if self.x is None:
+            raise ValueError("cache: expected one that has its x, got one whose x was overwritten by out=x")
+        return contiguous(self.x, self._dtypes[0])
+
+    def _full(self, x=None):
+        """The statistics, (4, sets). X as the kernels take it, where that is there."""
+        kept = self._statistics
+        if kept is None:
+            return find_statistics(self._plan, self._input() if x is None else x)
+        return kept if len(kept) == 4 else take_statistics(self._plan, kept[0], 0, kept[1])
+
+
+def find_statistics(plan: Plan, x: NDArray) -> NDArray[np.float64]:
+    """The statistics of x, (4, sets): mean, mean_lo, m2, inv_std."""
+    statistics = statistics_for(plan.sets)
+    if x.size:
+        _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
+    else:
+        statistics[:] = 0
+    return statistics
+
+
+def take_statistics(plan: Plan, mean: ArrayLike, mean_lo: ArrayLike, m2: ArrayLike) -> NDArray[np.float64]:
+    """The same, of moments that are there, for a plan with given statistics: m2 is that of `plan.count` numbers."""
+    statistics = statistics_for(plan.sets)
+    statistics[0], statistics[1], statistics[2] = mean, mean_lo, m2
+    if 0 in plan.shape:
+        statistics[3] = 0
+    else:
+        _kernels.active.forward(plan, None, None, None, None, statistics, None, 1)
+    return statistics
+
+
+def forward(
+    kind: str,
+    plan: Plan,
+    x: NDArray,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    out: NDArray | None,
+    averages: tuple | None = None,
+    statistics: NDArray[np.float64] | None = None,
+) -> tuple:
+    """Normalize x: return y, the cache, and the new moving mean and variance if there are `averages`.
+
+    These are moving_mean, moving_var, momentum and ddof as the user gave them. Where the plan has its statistics given,
+    they are the moving averages or `statistics`, as `take_statistics` makes them.
+    """
+    dtypes = compute_dtype, result_dtype = float_dtypes(x)
+    kernel_gamma = check_parameter("gamma", gamma, plan.parameter_shape, compute_dtype)
+    kernel_beta = check_parameter("beta", beta, plan.parameter_shape, compute_dtype)
+    moving = None if averages is None else check_moving(plan, averages)
+    given = plan.statistics_given
+    if out is not None:
+        inputs = (x, gamma, beta) if averages is None else (x, gamma, beta, averages[0], averages[1])
+        check_out(out, plan.shape, result_dtype, "x" if given else None, INPUTS, inputs)
+
+    values = contiguous(x, compute_dtype)
+    y = room_for(out, values, x, result_dtype)
+    if statistics is None:
+        statistics = statistics_for(plan.sets)
+    if x.size:
+        _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads_for(x.size))
+    else:
+        statistics[:] = 0
+    if plan.sets > MANY and statistics.nbytes > x.nbytes:
+        statistics = statistics[[0, 2]] if given else None
+    overwritten = given and out is not None and same_memory(out, x)
+    y = as_result(y, result_dtype, out)
+    cache = Cache(kind, plan, None if overwritten else x, gamma, statistics, dtypes)
+    return (y, cache) if moving is None else (y, cache, moving[0], moving[1])
+
+
+def backward(
+    kind: str,
+    dout: ArrayLike,
+    cache: Cache,
+    need: tuple[bool, ...],
+    out: NDArray | None,
+    names: tuple[str, ...] = GRADIENTS,
+) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+    """dx, dgamma and dbeta; None for those that are not wanted, or not in `names`."""
+    if not isinstance(cache, Cache) or cache.kind != kind:
+        got = cache.kind if isinstance(cache, Cache) else type(cache).__name__
+        raise TypeError(f"cache: expected that of {kind}_forward, got {got}")
+    plan, (compute_dtype, result_dtype) = cache._plan, cache._dtypes
+    dout = check_shape("dout", dout, plan.shape)
+    want_dx, want_dgamma, want_dbeta = check_need(need, names)
+    gamma = check_parameter("cache.gamma", cache.gamma, plan.parameter_shape, compute_dtype)
+    if out is not None:
+        if not want_dx:
+            raise ValueError("out: expected None where need says that dx is not wanted, got an array")
+        check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, cache.x, cache.gamma))
+    x = cache._input() if plan.groups or want_dgamma or (want_dx and not plan.statistics_given) else None
+
+    values = contiguous(dout, compute_dtype)
+    dx = room_for(out, values, dout, result_dtype) if want_dx else None
+    sums = dgamma, dbeta = gradients_for(plan, want_dgamma, want_dbeta, compute_dtype)
+    if not dout.size:
+        for gradient in sums:
+            if gradient is not None:
+                gradient[...] = 0
+    elif want_dx or want_dgamma or want_dbeta:
+        # The sum of dout takes no statistics.
+        statistics = np.zeros((4, plan.sets)) if x is None and dx is None else cache._full(x)
+        _kernels.active.backward(plan, values, x, dx, gamma, sums, statistics, threads_for(dout.size))
+    return as_result(dx, result_dtype, out) if want_dx else None, dgamma, dbeta
