@@ -11,6 +11,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.number cimport PyNumber_Index
+from libc.string cimport memcpy
 
 from cbnorm._memory cimport new_array
 from cbnorm._plan cimport Plan
@@ -209,10 +210,26 @@ def check_parameter(name, value, shape, dtype):
     return contiguous(check_shape(name, value, shape), dtype)
 
 
+def check_nonnegative(name, cnp.ndarray values not None):
+    """An array without a number below 0; NaN is none."""
+    cdef cnp.ndarray array = contiguous(values, FLOAT64)
+    cdef const double *numbers = <const double *>cnp.PyArray_DATA(array)
+    cdef Py_ssize_t i
+    cdef bint found = False
+    for i in range(cnp.PyArray_SIZE(array)):
+        found |= numbers[i] < 0
+    if found:
+        raise ValueError(f"{name}: expected no negative number, got {np.nanmin(values)}")
+
+
 cdef copy_moving(name, value, Plan plan):
     """A moving average as a new float64 array; None stays None in training."""
+    cdef cnp.ndarray array, copy
     if is_vector(value, plan.channels, FLOAT64):
-        return cnp.PyArray_NewCopy(value, cnp.NPY_CORDER)
+        array = value
+        copy = new_array(1, cnp.PyArray_DIMS(array), cnp.NPY_DOUBLE)
+        memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(array), plan.channels * sizeof(double))
+        return copy
     if value is not None:
         return check_shape(name, value, plan.parameter_shape).astype(FLOAT64)
     if plan.statistics_given:
@@ -226,8 +243,8 @@ def check_moving(Plan plan not None, tuple averages not None):
     momentum = check_number("momentum", momentum, 0.0, 1.0)
     mean = copy_moving("moving_mean", mean, plan)
     var = copy_moving("moving_var", var, plan)
-    if var is not None and any_negative(var):
-        raise ValueError(f"moving_var: expected no negative number, got {np.nanmin(var)}")
+    if var is not None:
+        check_nonnegative("moving_var", var)
     ddof = check_choice("ddof", ddof, (0, 1))
     if ddof == 1 and plan.count == 1 and not plan.statistics_given:
         raise ValueError(f"ddof: expected 0 for one value a channel, got 1 with x of shape {plan.shape}")
@@ -248,9 +265,9 @@ def check_number(name, value, low, high):
     return value
 
 
-def check_eps(eps):
+def check_eps(eps, name="eps"):
     """The small number added to the variance."""
-    return check_number("eps", eps, 0.0, 1.7976931348623157e308)
+    return check_number(name, eps, 0.0, 1.7976931348623157e308)
 
 
 def check_choice(name, value, choices):
@@ -319,13 +336,3 @@ def same_memory(cnp.ndarray a not None, cnp.ndarray b not None):
         and (<object>a).shape == (<object>b).shape
         and (<object>a).strides == (<object>b).strides
     )
-
-
-cdef bint any_negative(cnp.ndarray values):
-    """Whether a C-contiguous float64 array holds a number below 0; NaN is none."""
-    cdef const double *numbers = <const double *>cnp.PyArray_DATA(values)
-    cdef Py_ssize_t i
-    cdef bint found = False
-    for i in range(values.size):
-        found |= numbers[i] < 0
-    return found

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import as_numbers, check_dtype, check_eps, float_dtypes
+from cbnorm._arrays import as_numbers, check_dtype, check_eps, check_nonnegative, check_shape, float_dtypes
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
 
@@ -192,13 +192,11 @@ class Layer:
     def _fitting(self, key, value, own):
         """Return a copy of a value for load_state_dict, if it is like the layer's own array."""
         name = f"state_dict[{key!r}]"
-        array = as_numbers(name, value)
-        if array.shape != own.shape:
-            raise ValueError(f"{name}: expected shape {own.shape}, got {array.shape}")
+        array = check_shape(name, value, own.shape)
         if array.dtype.newbyteorder("=") != own.dtype:
             raise TypeError(f"{name}: expected dtype {own.dtype}, got {array.dtype}")
-        if key in self._nonnegative and np.any(array < 0):
-            raise ValueError(f"{name}: expected no negative number, got {array.min()}")
+        if key in self._nonnegative:
+            check_nonnegative(name, array)
         return np.array(array, own.dtype)
 
     def save(self, path: str | os.PathLike) -> None:

@@ -14,7 +14,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import FLOAT64, as_numbers, check_dtype, check_number, float_dtypes
+from cbnorm._arrays import (
+    FLOAT64,
+    as_numbers,
+    check_dtype,
+    check_eps,
+    check_nonnegative,
+    check_number,
+    check_shape,
+    float_dtypes,
+)
 
 # The names of one thing in each library.
 ARRAYS = ("gamma", "beta", "moving_mean", "moving_var")
@@ -186,7 +195,7 @@ class Conventions:
             ARRAYS[KERAS.index(name)]: (f"weights ({name})", value)
             for name, value in zip(present, weights, strict=True)
         }
-        return cls._holding(given, momentum=_numeric(momentum), eps=_epsilon(epsilon), axis=axis)
+        return cls._holding(given, momentum=_numeric(momentum), eps=check_eps(epsilon, "epsilon"), axis=axis)
 
     def to_keras(self, *, dtype: DTypeLike | None = None) -> dict[str, Any]:
         """Return `weights` and the attributes as `from_keras` takes them.
@@ -266,7 +275,7 @@ class Conventions:
         (0.9, 0.001)
         """
         given = dict(zip(ARRAYS, zip(ONNX, (scale, B, input_mean, input_var), strict=True), strict=True))
-        return cls._holding(given, momentum=_numeric(momentum), eps=_epsilon(epsilon), axis=axis)
+        return cls._holding(given, momentum=_numeric(momentum), eps=check_eps(epsilon, "epsilon"), axis=axis)
 
     def to_onnx(self, *, dtype: DTypeLike | None = None) -> dict[str, Any]:
         """Return the four inputs and the attributes as `from_onnx` takes them.
@@ -305,10 +314,8 @@ class Conventions:
         if len(shape) != 1:
             raise ValueError(f"{given['moving_mean'][0]}: expected one axis, got shape {shape}")
         for own, array in arrays.items():
-            if array.shape != shape:
-                raise ValueError(f"{given[own][0]}: expected shape {shape}, got {array.shape}")
-        if np.any(arrays["moving_var"] < 0):
-            raise ValueError(f"{given['moving_var'][0]}: expected no negative number, got {arrays['moving_var'].min()}")
+            check_shape(given[own][0], array, shape)
+        check_nonnegative(given["moving_var"][0], arrays["moving_var"])
         parameters = [own for own in ARRAYS[:2] if own in arrays]
         dtype = np.result_type(*(float_dtypes(arrays[own])[1] for own in parameters or ["moving_mean"]))
         layer = cls(*shape, affine=False, dtype=dtype, **options)
@@ -352,10 +359,6 @@ def _count(name, value):
     if array.size != 1 or array.dtype.kind not in "iu" or array.item() < 0:
         raise ValueError(f"{name}: expected one integer of at least 0, got {value!r}")
     return array.item()
-
-
-def _epsilon(value):
-    return check_number("epsilon", value, 0.0, float(np.finfo(np.float64).max))
 
 
 def _numeric(momentum):

@@ -7,7 +7,7 @@ s·(W x + b - moving_mean) + beta = (s·W) x + s·(b - moving_mean) + beta.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_numbers, check_axis, float_dtypes
+from cbnorm._arrays import as_numbers, check_axis, check_shape, float_dtypes
 from cbnorm.layers import BatchNorm
 
 
@@ -57,17 +57,14 @@ def fold_batchnorm(
         raise TypeError(f"layer: expected a BatchNorm, got {type(layer).__name__}")
     weight = as_numbers("weight", weight)
     axis = check_axis(channel_axis, weight.ndim, "channel_axis")
-    channels = (layer.num_channels,)
     if weight.shape[axis] != layer.num_channels:
         raise ValueError(
             f"weight: expected length {layer.num_channels} on channel_axis {axis}, got shape {weight.shape}"
         )
     weight_dtype = bias_dtype = float_dtypes(weight)[1]
     if bias is not None:
-        bias = as_numbers("bias", bias)
+        bias = check_shape("bias", bias, (layer.num_channels,))
         bias_dtype = float_dtypes(bias)[1]
-        if bias.shape != channels:
-            raise ValueError(f"bias: expected shape {channels}, got {bias.shape}")
 
     state = layer.state_dict()
     std = np.sqrt(state["moving_var"] + layer.eps)
