@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from bounds import assert_gradients, assert_normalized
+from cases import assert_gradients, assert_normalized
 
 import cbnorm
 from cbnorm import _kernels

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import reference
-from bounds import DX, Y, assert_normalized
+from cases import DX, Y, assert_normalized
 
 import cbnorm
 from cbnorm import _kernels

@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 import reference
-from bounds import assert_gradients, assert_normalized
+from cases import assert_gradients, assert_normalized
 
 import cbnorm
 
