@@ -8,7 +8,6 @@ import pytest
 
 import cbnorm
 from cbnorm import _kernels
-from cbnorm._cpu import last_level_cache
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,10 +53,3 @@ def run_python():
         return done
 
     return run
-
-
-@pytest.fixture
-def cache_size(kernels):
-    """Let the test set the size of the cache, beyond which results are written past it."""
-    yield
-    _kernels.active.set_cache_bytes(last_level_cache())

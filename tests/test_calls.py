@@ -1,7 +1,9 @@
-"""What the caches of forward calls hold: no more than x takes where that is much, and every number all the same."""
+"""What calls return and keep: caches hold no more than x takes where that is much, and every number all the same."""
 
 import numpy as np
 import pytest
+from arguments import NAN, SHAPE, make_arguments, make_dout, mapped
+from cases import INSTANCE, MODES, assert_same_bits, batch, group, layer, make_case, rms
 
 import cbnorm
 
@@ -24,82 +26,66 @@ def _slots(value):
     return [name for name in getattr(type(value), "__slots__", ()) if name not in ("x", "gamma")]
 
 
-def batch_norm(x, gamma, mode="train"):
-    moving = {"moving_mean": np.linspace(0, 1, x.shape[1]), "moving_var": np.linspace(1, 2, x.shape[1])}
-    y, cache, *_ = cbnorm.batchnorm_forward(x, gamma, **moving, mode=mode)
-    return y, cache
-
-
-# name: forward, backward, and the shape for so many channels or rows of so many numbers
+# The normalization, and the shape for so many channels or rows of so many numbers.
 CASES = {
-    "batch": (batch_norm, cbnorm.batchnorm_backward, lambda many, few: (few, many)),
-    "batch, planes": (batch_norm, cbnorm.batchnorm_backward, lambda many, few: (1, many, few)),
-    "test mode": (lambda x, gamma: batch_norm(x, gamma, "test"), cbnorm.batchnorm_backward, lambda m, f: (f, m)),
-    "layer": (cbnorm.layernorm_forward, cbnorm.layernorm_backward, lambda many, few: (many, few)),
-    "RMS": (cbnorm.rmsnorm_forward, cbnorm.rmsnorm_backward, lambda many, few: (many, few)),
-    "group": (
-        lambda x, gamma: cbnorm.groupnorm_forward(x, gamma, None, 2),
-        cbnorm.groupnorm_backward,
-        lambda many, few: (many // 2, 4, few // 2),
-    ),
-    "instance": (cbnorm.instancenorm_forward, cbnorm.instancenorm_backward, lambda many, few: (many // 2, 2, few)),
+    "batch": (batch(), lambda many, few: (few, many)),
+    "batch, planes": (batch(), lambda many, few: (1, many, few)),
+    "test mode": (batch(mode="test"), lambda many, few: (few, many)),
+    "layer": (layer(), lambda many, few: (many, few)),
+    "RMS": (rms(), lambda many, few: (many, few)),
+    "group": (group(2), lambda many, few: (many // 2, 4, few // 2)),
+    "instance": (INSTANCE, lambda many, few: (many // 2, 2, few)),
 }
 
 
 def make(name, many, few, dtype=np.float32):
-    forward, backward, shape = CASES[name]
-    random = np.random.default_rng(0)
-    x = random.normal(1e3, 1, shape(many, few)).astype(dtype)
-    dout = random.standard_normal(x.shape).astype(dtype)
-    size = x.shape[-1] if name in ("layer", "RMS") else x.shape[1]
-    gamma = random.standard_normal(size).astype(dtype)
-    return forward, backward, x, dout, gamma
+    norm, make_shape = CASES[name]
+    return norm, *make_case(norm, make_shape(many, few), dtype, offset=1e3)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("name", CASES)
 def test_a_cache_holds_no_more_than_x_where_that_is_much(name, dtype):
-    forward, _, x, _, gamma = make(name, MANY, 2, dtype)
-    cache = forward(x, gamma)[1]
-    limit = 16 * MANY if name == "test mode" else 0  # what cannot be computed again: two numbers a channel
+    norm, x, _, parameters = make(name, MANY, 2, dtype)
+    cache = norm.forward(x, *parameters)[1]
+    limit = 16 * MANY if norm.given else 0  # what cannot be computed again: two numbers a channel
     assert held(cache) <= limit
     cache.mean, cache.inv_std, cache.xhat  # noqa: B018 - and these leave nothing behind
     assert held(cache) <= limit
 
 
-def everything(forward, backward, x, dout, gamma):
-    y, cache = forward(x, gamma)
-    gradients = backward(dout, cache)
-    dx_alone = backward(dout, cache, need=(True, *[False] * (len(gradients) - 1)))[0]
-    last_alone = backward(dout, cache, need=(*[False] * (len(gradients) - 1), True))[-1]
-    return y, cache.mean, cache.inv_std, cache.xhat, *gradients, dx_alone, last_alone
+def everything(norm, x, dout, parameters):
+    y, cache, *_ = norm.forward(x, *parameters)
+    gradients = norm.backward(dout, cache)
+    dx_alone = norm.backward(dout, cache, need=(True, *[False] * (len(gradients) - 1)))[0]
+    last_alone = norm.backward(dout, cache, need=(*[False] * (len(gradients) - 1), True))[-1]
+    return [y, cache.mean, cache.inv_std, cache.xhat, *gradients, dx_alone, last_alone]
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_what_is_computed_again_has_the_same_bits(name, dtype, num_threads, monkeypatch):
-    case = make(name, MANY, 2, dtype)
-    got = everything(*case)
+    norm, x, dout, parameters = make(name, MANY, 2, dtype)
+    again = everything(norm, x, dout, parameters)
     for module in (cbnorm.batchnorm, cbnorm._rows):
         monkeypatch.setattr(module, "MANY", 2 * MANY)
-    assert held(case[0](case[2], case[4])[1]) >= 32 * MANY  # all is kept
-    for one, other in zip(got, everything(*case), strict=True):
-        assert one.tobytes() == other.tobytes()
+    assert held(norm.forward(x, *parameters)[1]) >= 32 * MANY  # all is kept
+    assert_same_bits(again, everything(norm, x, dout, parameters))
 
 
 @pytest.mark.parametrize("name", ["layer", "RMS", "instance", "batch"])
 def test_channels_and_rows_are_as_in_a_small_array(name):
     # Few enough to be kept; a row has its bits in any company.
-    forward, backward, x, dout, gamma = make(name, MANY, 2)
+    norm, x, dout, parameters = make(name, MANY, 2)
     some = (slice(None), slice(2000)) if name == "batch" else slice(1000)
-    few = forward(x[some], gamma[:2000])[1]
-    cache = forward(x, gamma)[1]
+    few = norm.forward(x[some], *(values[:2000] for values in parameters))[1]
+    cache = norm.forward(x, *parameters)[1]
     part = slice(2000) if name == "batch" else some
     assert held(few) > 0
     assert held(cache) == 0
-    assert cache.mean[part].tobytes() == few.mean.tobytes()
-    assert cache.inv_std[part].tobytes() == few.inv_std.tobytes()
-    assert backward(dout, cache)[0][some].tobytes() == backward(dout[some], few)[0].tobytes()
+    assert_same_bits(cache.mean[part], few.mean)
+    assert_same_bits(cache.inv_std[part], few.inv_std)
+    assert_same_bits(norm.backward(dout, cache)[0][some], norm.backward(dout[some], few)[0])
 
 
 def test_a_test_mode_cache_whose_x_was_overwritten_still_gives_dx_and_the_statistics():
@@ -128,7 +114,77 @@ def test_an_empty_batch_of_many_channels_has_statistics_of_0():
 
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_that_take_less_than_x_are_kept(name):
-    forward, _, x, _, gamma = make(name, 3000, 16)
-    cache = forward(x, gamma)[1]
+    norm, x, _, parameters = make(name, 3000, 16)
+    cache = norm.forward(x, *parameters)[1]
     assert 0 < held(cache) <= x.nbytes
     assert np.shares_memory(cache.mean, cache.mean)
+
+
+# What a call returns.
+
+
+@pytest.mark.parametrize("momentum", [0, 0.75, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_moving_statistics_are_new_arrays(mode, momentum):
+    arguments = {**make_arguments(), "momentum": momentum}
+    _, _, *moving = cbnorm.batchnorm_forward(**arguments, mode=mode)
+    for statistic, name in zip(moving, ("moving_mean", "moving_var"), strict=True):
+        assert not np.shares_memory(statistic, arguments[name])
+        statistic[:] = NAN
+        assert np.isfinite(arguments[name]).all()
+
+
+def test_the_cache_refers_to_x_and_gamma():
+    arguments = make_arguments()
+    _, cache, _, _ = cbnorm.batchnorm_forward(**arguments)
+    assert cache.x is arguments["x"]
+    assert cache.gamma is arguments["gamma"]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", ["array", "memmap", "view", "Fortran input"])
+def test_out_is_filled_and_returned(form, mode, dtype, tmp_path):
+    arguments, dout = make_arguments(), make_dout()
+    arguments["x"] = arguments["x"].astype(dtype, order="F" if form == "Fortran input" else "C")
+    y, cache, _, _ = cbnorm.batchnorm_forward(**arguments, mode=mode)
+    dx, _, _ = cbnorm.batchnorm_backward(dout, cache)
+    result = np.full(SHAPE, NAN, y.dtype)
+    if form == "memmap":
+        result = mapped(result, tmp_path)
+    elif form == "view":
+        result = np.full((6, 3), NAN, y.dtype)[1:5]
+    got, cache, _, _ = cbnorm.batchnorm_forward(**arguments, mode=mode, out=result)
+    assert got is result
+    assert_same_bits(result, y)
+    got, _, _ = cbnorm.batchnorm_backward(dout, cache, out=result)
+    assert got is result
+    assert_same_bits(result, dx)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 3), (5, 3, 7), (3, 3, 400), (30_001, 3)])
+def test_out_may_be_x_in_test_mode_and_dout_in_backward(dtype, shape):
+    arguments, dout = make_arguments(dtype, shape), make_dout(dtype, shape)
+    for mode in MODES:
+        y, cache, _, _ = cbnorm.batchnorm_forward(**arguments, mode=mode)
+        fresh, *sums = cbnorm.batchnorm_backward(dout, cache)
+        for dx in (dout.copy(), dout.copy()[:]):
+            got, *got_sums = cbnorm.batchnorm_backward(dx, cache, out=dx)
+            assert got is dx
+            assert_same_bits([dx, *got_sums], [fresh, *sums])
+    x = arguments["x"] = arguments["x"].copy()
+    # Another view of the same numbers is x itself, too.
+    got, cache, _, _ = cbnorm.batchnorm_forward(**arguments, mode="test", out=x[:])
+    assert cache.x is None
+    assert_same_bits([x, got], [y, y])
+
+
+def test_neighbours_in_one_memory_do_not_overlap():
+    arguments = make_arguments()
+    memory = np.zeros(27)
+    x, out, gamma = memory[:12].reshape(SHAPE), memory[12:24].reshape(SHAPE), memory[24:]
+    x[...], gamma[...] = arguments["x"], arguments["gamma"]
+    want = cbnorm.batchnorm_forward(**arguments)[0]
+    got = cbnorm.batchnorm_forward(**{**arguments, "x": x, "gamma": gamma}, out=out)[0]
+    assert_same_bits([got, x], [want, arguments["x"]])

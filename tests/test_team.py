@@ -73,18 +73,6 @@ if sys.argv[1:] != ["kept"]:
     assert results(2) == flushed
 """
 
-FEWER_ROWS_THAN_THREADS = """
-import os
-import numpy as np, cbnorm
-from cbnorm import _kernels
-
-_kernels.active.set_judging(False)
-x = np.ones((2, 262_144), np.float32)
-with cbnorm.threads(8):
-    cbnorm.layernorm_forward(x)
-print(len(os.listdir("/proc/self/task")))
-"""
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 with_openmp = pytest.mark.skipif(not _kernels.active.openmp, reason="built without OpenMP")
 
@@ -130,13 +118,6 @@ def test_openmp_is_told_to_spin_shortly_and_nobody_else_is(run_python):
     assert "GOMP_SPINCOUNT = '3000'" in told
     told = run_python(code, OMP_DISPLAY_ENV="verbose", GOMP_SPINCOUNT="77").stderr
     assert "GOMP_SPINCOUNT = '77'" in told
-
-
-@linux
-@with_openmp
-def test_no_thread_is_woken_that_has_no_row(run_python):
-    before = int(run_python(FEWER_ROWS_THAN_THREADS.replace("threads(8)", "threads(1)")).stdout)
-    assert int(run_python(FEWER_ROWS_THAN_THREADS).stdout) == before + 1
 
 
 # Whether threads pay: calls that never were, of a kind that takes 20 microseconds alone.

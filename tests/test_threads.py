@@ -280,38 +280,3 @@ def test_without_openmp_there_is_one_thread_and_info_says_why(monkeypatch, capsy
     assert "threads  1 (built without OpenMP)\n" in capsys.readouterr().out
     config = cbnorm.show_config("dicts")
     assert (config["threads"], config["threads_by"]) == (1, "built without OpenMP")
-
-
-def test_python_threads_at_the_same_time_give_the_same_bits():
-    arrays = large_arrays()
-    with cbnorm.threads(1):
-        want = normalize(*arrays)
-    start = threading.Barrier(4, timeout=30)
-
-    def work(number):
-        with cbnorm.threads(number):
-            start.wait()
-            return [normalize(*arrays) == want for _ in range(5)]
-
-    with ThreadPoolExecutor(4) as pool:
-        assert [list(each) for each in pool.map(work, (1, 2, 3, 8))] == [[True] * 5] * 4
-
-
-def test_moments_do_not_depend_on_the_number_of_threads(num_threads):
-    x, _ = large_arrays()
-    with cbnorm.threads(1):
-        want = cbnorm.moments(x)
-    got = cbnorm.moments(x)
-    assert (got.mean.tobytes(), got.m2.tobytes()) == (want.mean.tobytes(), want.m2.tobytes())
-
-
-def test_fewer_threads_than_asked_for_give_the_same_bits(run_python):
-    code = (
-        "import hashlib, numpy as np, cbnorm\n"
-        f"x = np.random.default_rng(0).standard_normal({LARGE})\n"
-        "y, cache, _, _ = cbnorm.batchnorm_forward(x)\n"
-        "dx, dgamma, dbeta = cbnorm.batchnorm_backward(x * x, cache)\n"
-        "print(hashlib.sha256(b''.join(part.tobytes() for part in (y, dx, dgamma, dbeta))).hexdigest())"
-    )
-    four = run_python(code, CBNORM_NUM_THREADS="4").stdout
-    assert run_python(code, CBNORM_NUM_THREADS="4", OMP_THREAD_LIMIT="3").stdout == four

@@ -1,0 +1,23 @@
+"""Batch normalization of planes against the reference: odd sizes and large arrays, dtypes, builds."""
+
+import pytest
+from cases import DTYPES, LARGE_PLANES, MODES, SIZES, SMALL_PLANES, batch, check, make_case
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layout", SMALL_PLANES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_matches_the_reference_for_odd_sizes(kernels, dtype, layout, mode):
+    axis, make_shape = SMALL_PLANES[layout]
+    norm = batch(axis, mode)
+    for size in SIZES:
+        for channels in (1, 17, 33) if size > 33 else (0, 1, 2, 3, 16, 33, 257):
+            check(norm, *make_case(norm, make_shape(size, channels), dtype))
+
+
+@pytest.mark.parametrize("layout", LARGE_PLANES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_matches_the_reference_for_large_arrays(kernels, dtype, layout):
+    axis, shape = LARGE_PLANES[layout]
+    norm = batch(axis, ddof=1)
+    check(norm, *make_case(norm, shape, dtype))
