@@ -1,13 +1,10 @@
-"""Fixtures: tests run for each kernel build or number of threads, and code run in a process of its own."""
-
-import os
-import subprocess
-import sys
+"""Fixtures: tests run for each kernel build or number of threads; control groups and memory made up."""
 
 import pytest
+from pooled import MIB, meminfo
 
 import cbnorm
-from cbnorm import _kernels
+from cbnorm import _cgroup, _kernels, _memory, _pool
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,20 +33,30 @@ def num_threads(request):
         yield request.param
 
 
-@pytest.fixture(scope="session")
-def run_python():
-    """Run code in a new process, where cbnorm finds nothing in the environment but what is passed."""
+@pytest.fixture
+def control_groups(tmp_path):
+    """Write files of control groups, and which group the process is in; returns where both stand."""
 
-    def run(code, *, status=0, **environment):
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CBNORM_", "OMP_"))}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**inherited, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == status, done.stderr
-        return done
+    def write(membership, files):
+        root, own = tmp_path / "cgroup", tmp_path / "self"
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(f"{text}\n")
+        if membership is not None:
+            own.write_text(membership)
+        return root, own
 
-    return run
+    return write
+
+
+@pytest.fixture
+def plenty(tmp_path):
+    """An empty pool of 64 MiB on a machine whose memory is not short, whatever else runs."""
+    before = cbnorm.get_pool_limit()
+    _memory.watch(meminfo(tmp_path, 4096 * MIB), [], 8192 * MIB)
+    cbnorm.set_pool_limit(64 * MIB)
+    cbnorm.empty_pool()
+    yield
+    _pool._start(_pool._machine_memory(), _cgroup.memory_limits())
+    cbnorm.set_pool_limit(before)
+    cbnorm.empty_pool()

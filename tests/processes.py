@@ -10,7 +10,11 @@ from cbnorm import _threads
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 needs_openmp = pytest.mark.skipif(not _threads.openmp, reason="built without OpenMP")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+needs_two_cpus = pytest.mark.skipif(
+    len(CPUS) < 2 or not os.path.isdir("/proc/self/task") or not _threads.openmp,
+    reason="this needs Linux, two CPUs and OpenMP",
+)
 
 # Functions for code that runs in a process of its own.
 PEAK = """
@@ -18,6 +22,24 @@ def peak():
     "The most memory that the process has had, in bytes (Linux)."
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+"""
+STARTED = """
+import os
+import numpy as np
+import cbnorm
+from cbnorm import _kernels
+
+_kernels.active.set_judging(False)
+x = np.ones((512, 512), np.float32)
+
+def tasks():
+    return set(map(int, os.listdir("/proc/self/task")))
+
+def started():
+    "The threads that a call starts; OpenMP keeps them."
+    before = tasks()
+    cbnorm.batchnorm_forward(x)
+    return tasks() - before
 """
 IN_A_CHILD = """
 import os, signal, sys, time
@@ -62,3 +84,8 @@ def run_python(code, *, status=0, **environment):
             process.kill()
     assert process.returncode == status, errors
     return subprocess.CompletedProcess(process.args, status, output, errors)
+
+
+def words(code, **environment):
+    """Run it, and split what it printed at white space."""
+    return run_python(code, **environment).stdout.split()

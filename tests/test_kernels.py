@@ -1,10 +1,11 @@
 """The kernel builds: which one runs, that all give the same bits, and what importing them leaves alone."""
 
 import json
-from importlib.metadata import version
 
 import numpy as np
 import pytest
+from cases import along, assert_same_bits, moving_statistics
+from processes import run_python
 
 import cbnorm
 from cbnorm import _cpu, _kernels
@@ -22,7 +23,7 @@ sys.modules["cbnorm._cpu"].supported_builds = lambda: ["baseline"]
 
 
 @pytest.mark.parametrize("name", _kernels.BUILDS)
-def test_the_environment_forces_a_build(name, run_python):
+def test_the_environment_forces_a_build(name):
     code = CONFIG + (
         "\nimport sys; print(json.dumps([key for key in sys.modules if key.startswith('cbnorm._kernels.')]))"
         "\nprint(cbnorm._kernels.active.__name__)"
@@ -36,14 +37,14 @@ def test_the_environment_forces_a_build(name, run_python):
 
 
 @pytest.mark.parametrize("environment", [{}, {"CBNORM_KERNELS": ""}])
-def test_the_fastest_build_is_the_default(environment, run_python):
+def test_the_fastest_build_is_the_default(environment):
     config = json.loads(run_python(CONFIG, **environment).stdout)
     assert config["kernels"] == config["builds"][-1]
     assert config["builds"] == [name for name in ("baseline", "avx2", "avx512") if name in config["builds"]]
     assert config["builds"][0] == "baseline"
 
 
-def test_the_default_on_a_plain_cpu(run_python):
+def test_the_default_on_a_plain_cpu():
     config = json.loads(run_python(PLAIN_CPU + CONFIG).stdout)
     assert (config["kernels"], config["builds"]) == ("baseline", ["baseline"])
 
@@ -58,13 +59,13 @@ def test_the_default_on_a_plain_cpu(run_python):
         (PLAIN_CPU, "avx512", ["baseline"]),
     ],
 )
-def test_a_build_that_cannot_run_is_refused(before, name, builds, run_python):
+def test_a_build_that_cannot_run_is_refused(before, name, builds):
     failed = run_python(before + CONFIG, status=1, CBNORM_KERNELS=name)
     message = f"CBNORM_KERNELS: expected one of {', '.join(builds)} (what can run here), got '{name}'"
     assert failed.stderr.splitlines()[-1] == f"ImportError: {message}"
 
 
-def test_a_cpu_too_old_is_told_what_it_lacks(run_python):
+def test_a_cpu_too_old_is_told_what_it_lacks():
     failed = run_python(PLAIN_CPU.replace('["baseline"]', "[]") + CONFIG, status=1)
     assert failed.stderr.splitlines()[-1].startswith("ImportError: cbnorm needs a CPU with ")
 
@@ -78,7 +79,7 @@ def test_a_refused_build_changes_nothing():
 
 def results(x, dout, gamma, beta, mode, axis):
     """All that a user can read of a forward call, a backward call and the moments."""
-    moving = np.linspace(-1, 1, len(gamma)), np.linspace(0.5, 2, len(gamma))
+    moving = moving_statistics(len(gamma))
     y, cache, mean, var = cbnorm.batchnorm_forward(
         x, gamma, beta, moving_mean=moving[0], moving_var=moving[1], mode=mode, axis=axis
     )
@@ -91,7 +92,11 @@ def results(x, dout, gamma, beta, mode, axis):
 
 
 ROWS = [(1, 5), (3, 1), (31, 3), (1001, 7), (300, 131), (67, 1023), (9, 4097)]
+
+
 PLANES = [(3, 5, 7, 9), (2, 3, 33, 31), (1, 2, 129, 65), (19, 7, 1, 3), (5, 1, 3, 101), (3, 1001, 127)]
+
+
 CHANNELS_LAST = [(3, 7, 9, 5), (5, 13, 17, 3), (2, 31, 33, 1), (2, 5, 3, 259)]
 
 
@@ -104,17 +109,16 @@ CHANNELS_LAST = [(3, 7, 9, 5), (5, 13, 17, 3), (2, 31, 33, 1), (2, 5, 3, 259)]
 def test_every_build_gives_the_bits_of_the_baseline(kernels, shape, axis, dtype, mode):
     random = np.random.default_rng(0)
     channels = shape[axis]
-    along = [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]
+    channelwise = along(axis, len(shape))
     # Scales from 1e-3 to 1e3 and means far from zero and near it: roundings of every kind.
     scale, mean = 10 ** random.uniform(-3, 3, channels), random.normal(0, 100, channels)
-    x = (random.standard_normal(shape) + mean.reshape(along)) * scale.reshape(along)
+    x = (random.standard_normal(shape) + mean.reshape(channelwise)) * scale.reshape(channelwise)
     dout = random.standard_normal(shape).astype(dtype)
     gamma, beta = random.standard_normal((2, channels)).astype(dtype)
     got = results(x.astype(dtype), dout, gamma, beta, mode, axis)
     _kernels.use("baseline")
     want = results(x.astype(dtype), dout, gamma, beta, mode, axis)
-    for what, values in got.items():
-        assert values.tobytes() == want[what].tobytes(), what
+    assert_same_bits(list(got.values()), list(want.values()))
 
 
 # Flags such as -ffast-math would flush subnormal numbers to zero in every thread of the process.
@@ -142,7 +146,7 @@ print(json.dumps(dict(before=before, after=after, kept=kept, afterwards=alive(),
 
 
 @pytest.fixture(scope="module", params=_kernels.BUILDS)
-def fresh(request, run_python):
+def fresh(request):
     """What a process that imports one build tells of itself."""
     return json.loads(run_python(FRESH, CBNORM_KERNELS=request.param, CBNORM_NUM_THREADS="4").stdout)
 
@@ -155,47 +159,3 @@ def test_subnormal_numbers_stay_alive(fresh):
 def test_the_import_is_light(fresh):
     heavy = {"sklearn", "scipy", "matplotlib", "rich", "torch", "dask", "cbnorm.cli"}
     assert heavy.isdisjoint(fresh["modules"])
-
-
-def test_show_config_as_dict(kernels):
-    config = cbnorm.show_config("dicts")
-    cpu = config.pop("cpu")
-    assert isinstance(cpu, str)
-    assert cpu
-    assert isinstance(config.pop("openmp"), bool)
-    assert config.pop("pool").endswith(f" / {cbnorm.get_pool_limit()} bytes")
-    assert isinstance(config.pop("threads_by"), str)
-    with cbnorm.threads(3):
-        limited = cbnorm.show_config("dicts")
-        if _kernels.active.openmp:
-            assert (limited["threads"], limited["threads_by"]) == (3, "threads")
-    assert config == {
-        "cbnorm": version("cbnorm"),
-        "numpy": np.__version__,
-        "kernels": kernels,
-        "builds": _kernels.BUILDS,
-        "threads": cbnorm.get_num_threads(),
-    }
-    config["builds"].clear()
-    assert cbnorm.show_config("dicts")["builds"]
-
-
-def test_show_config_prints_the_same(kernels, capsys):
-    assert cbnorm.show_config() is None
-    by_default = capsys.readouterr().out
-    cbnorm.show_config("stdout")
-    assert capsys.readouterr().out == by_default
-    printed = dict(line.split(maxsplit=1) for line in by_default.splitlines())
-    config = cbnorm.show_config("dicts")
-    why = config.pop("threads_by")
-    assert printed == {
-        **{name: str(value) for name, value in config.items()},
-        "threads": f"{config['threads']} ({why})" if why else str(config["threads"]),
-        "builds": ", ".join(_kernels.BUILDS),
-    }
-
-
-@pytest.mark.parametrize("mode", ["dict", "", None, True])
-def test_show_config_refuses_other_modes(mode):
-    with pytest.raises(ValueError, match=r"^mode: expected 'stdout' or 'dicts', got "):
-        cbnorm.show_config(mode)

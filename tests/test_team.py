@@ -1,11 +1,10 @@
 """A call's threads: they cost no more than they save, wait without keeping a core, and compute as the caller does."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import linux, run_python, start_python
 
 from cbnorm import _kernels
 
@@ -42,7 +41,7 @@ print(seconds[2] / seconds[1])
 """
 
 IN_THE_CALLERS_MODE = """
-import ctypes, sys
+import ctypes
 import numpy as np, cbnorm
 from cbnorm import _kernels
 
@@ -66,23 +65,16 @@ x, dout = np.random.default_rng(0).standard_normal((2, 3000, 100), np.float32)
 gamma = np.full(100, 1e-38, np.float32)  # so that most results are subnormal
 kept = results(1)
 assert results(2) == kept
-if sys.argv[1:] != ["kept"]:
-    flush_to_zero()
-    flushed = results(1)
-    assert flushed != kept
-    assert results(2) == flushed
+flush_to_zero()
+flushed = results(1)
+assert flushed != kept
+assert results(2) == flushed
 """
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-with_openmp = pytest.mark.skipif(not _kernels.active.openmp, reason="built without OpenMP")
 
 
 @linux
 def test_two_processes_of_two_threads_share_one_core():
-    command = [sys.executable, "-c", CALLS_ON_ONE_CORE]
-    environment = {**os.environ, "CBNORM_NUM_THREADS": "2"}
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, env=environment, **pipe) for _ in range(2)]
+    processes = [start_python(CALLS_ON_ONE_CORE, CBNORM_NUM_THREADS="2") for _ in range(2)]
     try:
         for process in processes:
             assert process.stdout.readline() == "ready\n"
@@ -93,35 +85,23 @@ def test_two_processes_of_two_threads_share_one_core():
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
     assert max(seconds) < 2
 
 
 @linux
-def test_two_threads_between_matmuls_cost_no_multiple_of_one(run_python):
+def test_two_threads_between_matmuls_cost_no_multiple_of_one():
     # Threads that wait by spinning, as all others do, took 30 to 60 times as long here.
     assert float(run_python(BETWEEN_MATMULS).stdout) < 5
 
 
 @linux
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="sets a register of x86-64")
-def test_all_threads_flush_to_zero_if_the_caller_does(run_python):
+def test_all_threads_flush_to_zero_if_the_caller_does():
     run_python(IN_THE_CALLERS_MODE)
 
 
-@linux
-def test_openmp_is_told_to_spin_shortly_and_nobody_else_is(run_python):
-    code = "import os; before = dict(os.environ); import cbnorm; assert dict(os.environ) == before"
-    told = run_python(code, OMP_DISPLAY_ENV="verbose").stderr
-    if "GOMP_SPINCOUNT" not in told:
-        pytest.skip("built with another OpenMP than GNU's")
-    assert "GOMP_SPINCOUNT = '3000'" in told
-    told = run_python(code, OMP_DISPLAY_ENV="verbose", GOMP_SPINCOUNT="77").stderr
-    assert "GOMP_SPINCOUNT = '77'" in told
-
-
 # Whether threads pay: calls that never were, of a kind that takes 20 microseconds alone.
-
 KIND, ALONE = 12345, 20e-6
 
 
