@@ -1,6 +1,7 @@
-"""Fixtures: tests run for each kernel build or number of threads; control groups and memory made up."""
+"""Fixtures: tests run for each kernel build, number of threads or layer; control groups and memory made up."""
 
 import pytest
+from layer_cases import LAYERS
 from pooled import MIB, meminfo
 
 import cbnorm
@@ -31,6 +32,12 @@ def num_threads(request):
     """How many threads calls use at most during the test; below 262,144 numbers they use fewer than 8."""
     with cbnorm.threads(request.param):
         yield request.param
+
+
+@pytest.fixture(params=LAYERS)
+def layer_case(request):
+    """A layer and the normalization that it stands for: each in turn."""
+    return LAYERS[request.param]
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cases import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_cases import randomize
 
 import cbnorm
 from cbnorm.convert import complement
@@ -33,18 +35,7 @@ def torch_state(dtype=np.float32):
 
 def trained_layer(**options):
     """A layer whose moving statistics have more digits than float32."""
-    layer = cbnorm.BatchNorm(5, **options)
-    for array in layer.parameters().values():
-        array += np.random.default_rng(0).normal(size=5).astype(array.dtype)
-    for seed in range(3):
-        layer(np.random.default_rng(seed).normal(2, 3, (9, 5)))
-    return layer
-
-
-def assert_same_bits(got, want):
-    got, want = np.asarray(got), np.asarray(want)
-    assert (got.dtype, got.shape) == (want.dtype, want.shape)
-    assert got.tobytes() == want.tobytes()
+    return randomize(cbnorm.BatchNorm(5, **options))
 
 
 def attributes(layer):

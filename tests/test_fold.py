@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from layer_cases import randomize, same_state
 from numpy.lib.stride_tricks import sliding_window_view
 
 import cbnorm
@@ -31,13 +32,8 @@ NETWORKS = {
 }
 
 
-def trained_layer(dtype=np.float64, channels=5, **options):
-    layer = cbnorm.BatchNorm(channels, dtype=dtype, **options)
-    rng = np.random.default_rng(1)
-    for array in layer.parameters().values():
-        array[...] = rng.normal(1, 0.5, channels)
-    layer.moving_mean, layer.moving_var = rng.normal(size=channels), rng.uniform(0.1, 3, channels)
-    return layer
+def trained_layer(dtype=np.float64, **options):
+    return randomize(cbnorm.BatchNorm(5, dtype=dtype, **options))
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -56,7 +52,7 @@ def test_the_folded_network_gives_what_the_network_gives(network, dtype, error, 
     assert (folded_weight.shape, folded_bias.shape) == (weight.shape, (5,))
     want = layer.eval()(apply(x, weight, np.zeros(5, dtype) if bias is None else bias))
     np.testing.assert_allclose(apply(x, folded_weight, folded_bias), want, rtol=error, atol=error)
-    assert all(np.array_equal(layer.state_dict()[name], array) for name, array in before[0].items())
+    assert same_state(layer, before[0])
     np.testing.assert_array_equal(weight, before[1])
     assert not np.shares_memory(folded_weight, weight)
 

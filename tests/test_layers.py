@@ -1,123 +1,25 @@
-"""Layers against the functions they stand for; their state, files, modes, buffers, and threads that share them."""
-
-import copy
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+"""Layers against the functions they stand for: results, modes, buffers, and statistics of a whole data set."""
 
 import numpy as np
 import pytest
 import reference
+from cases import assert_same_bits
+from layer_cases import numbers, randomize, same_state
 
 import cbnorm
-
-SHAPE = (6, 4, 5)
-
-
-class Case:
-    """A way to make a layer, with the function it stands for."""
-
-    def __init__(self, make, forward, backward, names=("gamma", "beta")):
-        self.make = make
-        self.forward = forward  # of x, parameters by name
-        self.backward = backward
-        self.names = names
-
-
-CASES = {
-    "batch": Case(
-        lambda **options: cbnorm.BatchNorm(4, **options),
-        lambda x, **parameters: cbnorm.batchnorm_forward(x, **parameters)[:2],
-        cbnorm.batchnorm_backward,
-    ),
-    "batch, channels last": Case(
-        lambda **options: cbnorm.BatchNorm(5, axis=-1, **options),
-        lambda x, **parameters: cbnorm.batchnorm_forward(x, **parameters, axis=2)[:2],
-        cbnorm.batchnorm_backward,
-    ),
-    "layer": Case(
-        lambda **options: cbnorm.LayerNorm(5, **options),
-        lambda x, **parameters: cbnorm.layernorm_forward(x, **parameters),
-        cbnorm.layernorm_backward,
-    ),
-    "layer, two axes": Case(
-        lambda **options: cbnorm.LayerNorm((4, 5), **options),
-        lambda x, **parameters: cbnorm.layernorm_forward(x, **parameters, axis=1),
-        cbnorm.layernorm_backward,
-    ),
-    "group": Case(
-        lambda **options: cbnorm.GroupNorm(2, 4, **options),
-        lambda x, gamma=None, beta=None, **rest: cbnorm.groupnorm_forward(x, gamma, beta, 2, **rest),
-        cbnorm.groupnorm_backward,
-    ),
-    "instance": Case(
-        lambda **options: cbnorm.InstanceNorm(4, **options),
-        lambda x, **parameters: cbnorm.instancenorm_forward(x, **parameters),
-        cbnorm.instancenorm_backward,
-    ),
-    "rms": Case(
-        lambda **options: cbnorm.RMSNorm((4, 5), **options),
-        lambda x, **parameters: cbnorm.rmsnorm_forward(x, **parameters, axis=1),
-        cbnorm.rmsnorm_backward,
-        names=("gamma",),
-    ),
-}
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
-def numbers(seed, shape=SHAPE, dtype=np.float32):
-    return (np.random.default_rng(seed).standard_normal(shape) * 3 + 2).astype(dtype)
-
-
-def randomize(layer, seed=0):
-    """Give a layer parameters and moving statistics unlike those of a new one."""
-    rng = np.random.default_rng(seed)
-    for array in layer.parameters().values():
-        array[...] = rng.normal(1, 0.5, array.shape)
-    if isinstance(layer, cbnorm.BatchNorm):
-        layer.moving_mean = rng.normal(size=layer.num_channels)
-        layer.moving_var = rng.uniform(0.5, 2, layer.num_channels)
-        layer.num_batches = 5
-    return layer
-
-
-def same_state(a, b):
-    """Whether two layers, or states, hold the same bits."""
-    a, b = (each.state_dict() if isinstance(each, cbnorm.layers.Layer) else each for each in (a, b))
-    return list(a) == list(b) and all(
-        a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes() for name in a
-    )
-
-
-def assert_same_bits(got, want):
-    assert got.dtype == want.dtype
-    assert got.shape == want.shape
-    assert got.tobytes() == want.tobytes()
-
-
-# --- forward and backward
 
 
 @pytest.mark.parametrize("reuse_output", [False, True])
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
-def test_layers_give_the_bits_of_their_functions(case, dtype, affine, reuse_output):
-    layer = randomize(case.make(affine=affine, eps=1e-3, reuse_output=reuse_output))
+def test_layers_give_the_bits_of_their_functions(layer_case, dtype, affine, reuse_output):
+    layer = randomize(layer_case.make(affine=affine, eps=1e-3, reuse_output=reuse_output))
     x, dout = (10 * numbers(1)).astype(dtype), numbers(2)
-    y, cache = case.forward(x, eps=1e-3, **layer.parameters())
+    y, cache, *_ = layer_case.norm.forward(x, eps=1e-3, **layer.parameters())
     assert_same_bits(layer(x), y)
-    dx, *gradients = case.backward(dout, cache)
+    dx, *gradients = layer_case.norm.backward(dout, cache)
     assert_same_bits(layer.backward(dout), dx)
-    assert list(layer.parameters()) == list(layer.grads) == (list(case.names) if affine else [])
+    assert list(layer.parameters()) == list(layer.grads) == (layer_case.names if affine else [])
     for got, want in zip(layer.grads.values(), gradients, strict=False):
         assert_same_bits(got, want)
 
@@ -202,11 +104,8 @@ def test_train_and_eval_return_the_layer():
     assert layer.training
 
 
-# --- reuse_output
-
-
-def test_fresh_results_by_default(case):
-    layer = case.make()
+def test_fresh_results_by_default(layer_case):
+    layer = layer_case.make()
     x = numbers(1)
     first, second = layer(x), layer(x)
     assert not np.shares_memory(first, second)
@@ -214,8 +113,8 @@ def test_fresh_results_by_default(case):
     assert not np.shares_memory(first_dx, second_dx)
 
 
-def test_reused_results_are_overwritten_by_the_next_call(case):
-    layer = case.make(reuse_output=True)
+def test_reused_results_are_overwritten_by_the_next_call(layer_case):
+    layer = layer_case.make(reuse_output=True)
     first = layer(numbers(1))
     kept = first.copy()
     first_dx = layer.backward(numbers(2))
@@ -235,17 +134,14 @@ def test_reused_results_follow_shape_and_dtype():
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_reused_result_may_be_the_next_input(case, mode):
-    layers = [getattr(randomize(case.make(reuse_output=reuse)), mode)() for reuse in (True, False)]
+def test_a_reused_result_may_be_the_next_input(layer_case, mode):
+    layers = [getattr(randomize(layer_case.make(reuse_output=reuse)), mode)() for reuse in (True, False)]
     results = []
     for layer in layers:
         twice = layer(layer(numbers(1)))
         results.append((twice, layer.backward(layer.backward(numbers(2)))))
     for got, want in zip(*results, strict=True):
         assert_same_bits(got, want)
-
-
-# --- what does not fit
 
 
 @pytest.mark.parametrize(
@@ -298,8 +194,8 @@ def test_an_input_that_does_not_fit_is_an_error_and_changes_nothing(layer, x, er
         layer.backward(x)
 
 
-def test_a_gradient_that_does_not_fit_leaves_the_old_ones(case):
-    layer = case.make()
+def test_a_gradient_that_does_not_fit_leaves_the_old_ones(layer_case):
+    layer = layer_case.make()
     assert layer.grads == {}
     layer(numbers(1))
     layer.backward(numbers(2))
@@ -307,340 +203,6 @@ def test_a_gradient_that_does_not_fit_leaves_the_old_ones(case):
     with pytest.raises(ValueError, match="dout: expected shape"):
         layer.backward(np.zeros(3))
     assert layer.grads is before
-
-
-# --- state
-
-
-def test_state_dict_holds_copies(case):
-    layer = randomize(case.make())
-    state = layer.state_dict()
-    moving = ["moving_mean", "moving_var", "num_batches"] if isinstance(layer, cbnorm.BatchNorm) else []
-    assert list(state) == [*case.names, *moving]
-    for array in state.values():
-        array[...] = 7
-    assert not any(np.any(array == 7) for array in layer.state_dict().values())
-
-
-def test_load_state_dict_writes_parameters_where_they_are(case):
-    source, target = randomize(case.make()), case.make()
-    held = target.parameters()
-    state = source.state_dict()
-    target.load_state_dict(state)
-    assert same_state(target, source)
-    for name, array in target.parameters().items():
-        assert array is held[name]
-    for array in state.values():
-        array[...] = 7
-    assert same_state(target, source)
-    x = numbers(1)
-    assert_same_bits(target.eval()(x), source.eval()(x))
-
-
-BAD_STATES = {
-    "missing": (lambda state: state.pop("moving_var"), ValueError, "got none for 'moving_var'"),
-    "unknown": (lambda state: state.update(delta=1), ValueError, "got also 'delta'"),
-    "shape": (lambda state: state.update(beta=np.zeros(5, np.float32)), ValueError, r"\['beta'\]: expected shape"),
-    "dtype": (lambda state: state.update(beta=np.zeros(4)), TypeError, r"\['beta'\]: expected dtype float32, got"),
-    "text": (lambda state: state.update(beta="four"), TypeError, r"state_dict\['beta'\]: expected"),
-    "variance": (lambda state: state.update(moving_var=-np.ones(4)), ValueError, r"\['moving_var'\]: expected no neg"),
-    "count": (lambda state: state.update(num_batches=-1), ValueError, r"\['num_batches'\]: expected no negative"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("bad", BAD_STATES)
-def test_a_bad_state_names_the_key_and_changes_nothing(bad):
-    spoil, error, words = BAD_STATES[bad]
-    state = randomize(cbnorm.BatchNorm(4), seed=1).state_dict()
-    spoil(state)
-    layer = randomize(cbnorm.BatchNorm(4), seed=2)
-    before = layer.state_dict()
-    with pytest.raises(error, match=words):
-        layer.load_state_dict(state)
-    assert same_state(layer, before)
-
-
-def test_a_state_is_given_by_name():
-    with pytest.raises(TypeError, match="state_dict: expected arrays by name, got list"):
-        cbnorm.LayerNorm(4).load_state_dict([np.ones(4), np.zeros(4)])
-
-
-def test_loading_that_is_not_strict_takes_what_is_there():
-    layer = cbnorm.BatchNorm(4)
-    layer.load_state_dict({"gamma": np.full(4, 3, np.float32), "delta": 1}, strict=False)
-    np.testing.assert_array_equal(layer.gamma, 3)
-    np.testing.assert_array_equal(layer.beta, 0)
-    with pytest.raises(ValueError, match=r"state_dict\['gamma'\]: expected shape"):
-        layer.load_state_dict({"gamma": np.ones(3, np.float32)}, strict=False)
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies_and_pickles_work_on_their_own(case, duplicate):
-    layer = randomize(case.make(reuse_output=True, eps=1e-2)).eval()
-    x = numbers(1)
-    y = layer(x).copy()
-    twin = duplicate(layer)
-    assert same_state(twin, layer)
-    with pytest.raises(ValueError, match="backward: expected a forward call"):
-        twin.backward(x)
-    assert_same_bits(twin(x), y)
-    twin.train()(x)
-    twin.backward(x)
-    for array in twin.parameters().values():
-        array += 1
-    assert same_state(layer, randomize(case.make()))
-    assert not layer.training
-
-
-# --- files
-
-
-def test_a_saved_layer_loads_to_the_bit(case, tmp_path):
-    source, target = randomize(case.make()), case.make()
-    for path in (tmp_path / "state.npz", str(tmp_path / "no suffix")):
-        source.save(path)
-        target.load(path)
-        assert same_state(target, source)
-        with np.load(path, allow_pickle=False) as archive:
-            assert same_state(dict(archive), source.state_dict())
-    assert sorted(os.listdir(tmp_path)) == ["no suffix", "state.npz"]
-
-
-def test_a_damaged_file_is_a_value_error_and_changes_nothing(tmp_path):
-    path = tmp_path / "state.npz"
-    saved = randomize(cbnorm.BatchNorm(4), seed=1)
-    saved.save(path)
-    whole = path.read_bytes()
-    layer = randomize(cbnorm.BatchNorm(4), seed=2)
-    before = layer.state_dict()
-    rng = np.random.default_rng(0)
-    damaged = [whole[:length] for length in range(0, len(whole), 7)]
-    for position in rng.integers(len(whole), size=300):
-        flipped = bytearray(whole)
-        flipped[position] ^= 1 << rng.integers(8)
-        damaged.append(bytes(flipped))
-    messages = []
-    for content in damaged:
-        path.write_bytes(content)
-        try:
-            layer.load(path)
-        except ValueError as error:
-            messages.append(str(error))
-            changed = not same_state(layer, before)
-        else:  # a bit that says nothing, such as a date
-            changed = not same_state(layer, saved)
-            layer.load_state_dict(before)
-        assert not changed
-    assert all(message.startswith("path: expected a file of this BatchNorm's state, got") for message in messages)
-    assert len(messages) > 0.75 * len(damaged)
-
-
-def test_a_foreign_file_is_a_value_error(tmp_path):
-    layer = randomize(cbnorm.BatchNorm(4))
-    before = layer.state_dict()
-    foreign = {
-        "text": lambda path: path.write_text("gamma: 1, 1, 1, 1"),
-        "array.npy": lambda path: np.save(path, np.ones(4)),
-        "pickle": lambda path: path.write_bytes(pickle.dumps(before)),
-        "pickle.npz": lambda path: np.savez(path, **before | {"gamma": np.array([{}] * 4)}),
-        "another layer": lambda path: cbnorm.LayerNorm(4).save(path),
-        "another size": lambda path: cbnorm.BatchNorm(5).save(path),
-        "another dtype": lambda path: cbnorm.BatchNorm(4, dtype=np.float64).save(path),
-        "negative.npz": lambda path: np.savez(path, **before | {"moving_var": -np.ones(4)}),
-    }
-    for name, write in foreign.items():
-        write(tmp_path / name)
-        with pytest.raises(ValueError, match="path: expected a file of this BatchNorm's state, got"):
-            layer.load(tmp_path / name)
-        assert same_state(layer, before)
-    with pytest.raises(FileNotFoundError):
-        layer.load(tmp_path / "nothing")
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_nothing_in_a_file_is_unpickled(tmp_path):
-    layer = cbnorm.BatchNorm(4)
-    trap = np.array([Trap(str(tmp_path / "sprung"))])
-    np.savez(tmp_path / "trap.npz", **layer.state_dict() | {"gamma": trap})
-    with pytest.raises(ValueError, match="path: expected a file of this BatchNorm's state, got"):
-        layer.load(tmp_path / "trap.npz")
-    assert os.listdir(tmp_path) == ["trap.npz"]
-
-
-def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "state.npz"
-    layer = randomize(cbnorm.BatchNorm(4))
-    layer.save(path)
-    old = path.read_bytes()
-
-    def full_disk(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    layer(numbers(1))
-    with pytest.raises(OSError, match="No space left"):
-        layer.save(path)
-    assert path.read_bytes() == old
-    assert os.listdir(tmp_path) == ["state.npz"]
-    with pytest.raises(FileNotFoundError):
-        layer.save(tmp_path / "no folder" / "state.npz")
-
-
-SAVE_FOR_EVER = """
-import sys
-import numpy as np, cbnorm
-layer = cbnorm.LayerNorm(1_000_000)
-number = 0
-while True:
-    layer.gamma[:] = layer.beta[:] = number
-    layer.save(sys.argv[1])
-    print(number, flush=True)
-    number += 1
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_save_that_is_killed_midway_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "state.npz"
-    layer = cbnorm.LayerNorm(1_000_000)
-    killed_midway = 0
-    for delay in (0.0, 0.002, 0.005, 0.01, 0.02):
-        with subprocess.Popen(
-            [sys.executable, "-c", SAVE_FOR_EVER, path], stdout=subprocess.PIPE, text=True
-        ) as process:
-            process.stdout.readline()
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            reported = len(process.stdout.read().splitlines())
-        assert process.returncode == -signal.SIGKILL
-        layer.load(path)
-        numbers_found = np.unique([layer.gamma, layer.beta])
-        assert numbers_found.size == 1
-        assert reported <= numbers_found[0] <= reported + 1
-        unfinished = list(tmp_path.glob("*.tmp"))
-        killed_midway += len(unfinished)
-        for leftover in unfinished:
-            leftover.unlink()
-    assert killed_midway
-
-
-# --- threads
-
-
-@pytest.fixture
-def hasty_threads():
-    """Let threads take turns after microseconds, so that they meet wherever they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.parametrize("momentum", [None, 1.0])
-def test_every_batch_counts_once_when_threads_train_together(hasty_threads, momentum):
-    layer = cbnorm.BatchNorm(3, momentum=momentum)
-    spread = np.array([[-1.0], [1.0]] * 200)
-    offsets = np.arange(240.0).reshape(8, 30)
-
-    def train(own):
-        for offset in own:
-            layer(offset + spread * [[1, 2, 3]])
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(train, offsets))
-    assert layer.num_batches == 240
-    if momentum is None:  # the average of all batches does not depend on their order
-        np.testing.assert_allclose(layer.moving_mean, offsets.mean(), rtol=1e-12)
-        np.testing.assert_allclose(layer.moving_var, [1, 4, 9], rtol=1e-12)
-    else:
-        np.testing.assert_array_equal(layer.moving_mean, 0)
-
-
-@pytest.mark.parametrize("reuse_output", [False, True])
-def test_backward_belongs_to_the_forward_of_the_same_thread(hasty_threads, case, reuse_output):
-    layer = randomize(case.make(reuse_output=reuse_output))
-    barrier = threading.Barrier(4, timeout=10)
-
-    def step(seed):
-        x, dout = numbers(seed), numbers(seed + 100)
-        want_y, cache = case.forward(x, **layer.parameters())
-        want_dx, *want_gradients = case.backward(dout, cache)
-        for _ in range(20):
-            y = layer(x)
-            barrier.wait()  # all have called forward
-            dx = layer.backward(dout)
-            barrier.wait()  # all have called backward
-            assert_same_bits(y, want_y)
-            assert_same_bits(dx, want_dx)
-            for name, want in zip(case.names, want_gradients, strict=True):
-                assert_same_bits(layer.grads[name], want)
-        return y, dx
-
-    with ThreadPoolExecutor(4) as pool:
-        results = [array for pair in pool.map(step, range(4)) for array in pair]
-    for i, array in enumerate(results):
-        assert not any(np.shares_memory(array, other) for other in results[i + 1 :])
-    assert layer.grads == {}
-
-
-class SlowToWrite(cbnorm.BatchNorm):
-    """Sets its moving mean a moment before its moving variance."""
-
-    @property
-    def moving_var(self):
-        return self.slow_var
-
-    @moving_var.setter
-    def moving_var(self, var):
-        time.sleep(1e-3)
-        self.slow_var = var
-
-
-def batch_of(size):
-    """Mean size, variance size²."""
-    return size * np.array([[0.0], [2.0]]) * np.ones(3)
-
-
-WRITERS = {
-    "training": lambda layer, size: layer(batch_of(size)),
-    "load_state_dict": lambda layer, size: layer.load_state_dict(
-        {"moving_mean": np.full(3, size), "moving_var": np.full(3, size**2)}, strict=False
-    ),
-    "recompute_stats": lambda layer, size: cbnorm.recompute_stats(layer, [batch_of(size)]),
-}
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_readers_see_moving_statistics_of_one_moment(hasty_threads, writer):
-    layer = SlowToWrite(3, momentum=0.0, eps=0.0)
-    layer(batch_of(1.0))
-    readers = [layer.state_dict, lambda: copy.deepcopy(layer).state_dict()]
-    if writer != "training":
-        layer.eval()
-        readers.append(lambda: layer(np.zeros((1, 3), np.float64)))
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: [WRITERS[writer](layer, size) for size in np.arange(2.0, 40.0)])
-        while not writing.done():
-            for reader in readers:
-                result = reader()
-                if isinstance(result, dict):
-                    np.testing.assert_allclose(result["moving_mean"] ** 2, result["moving_var"], rtol=1e-12)
-                else:
-                    np.testing.assert_allclose(result, -1, rtol=1e-12)  # (0 - size) / sqrt(size²)
-        writing.result()
-    np.testing.assert_allclose(layer.moving_mean, 39)
-
-
-# --- recompute_stats
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
