@@ -39,6 +39,13 @@ def assert_same_bits(got, want):
         assert got.tobytes() == want.tobytes()
 
 
+def close(actual, expected, tolerance=1e-12):
+    """Same shape, and equal to `tolerance` of the largest value expected (of 1, if that is larger)."""
+    assert np.shape(actual) == np.shape(expected)
+    scale = max(1.0, np.max(np.abs(expected), initial=0.0))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
 def assert_normalized(y, want):
     """Each number of y within its bound."""
     assert y.shape == want.shape
@@ -230,6 +237,12 @@ LARGE = {**in_both_modes(LARGE_COLUMNS | LARGE_PLANES), **LARGE_ROWS}
 SMALL_AND_LARGE = {**{name: (norm, make_shape(33)) for name, (norm, make_shape) in SMALL.items()}, **LARGE}
 
 
+def random_arrays(*shapes, seed=0):
+    """Arrays whose mean and scale are neither 0 nor 1."""
+    random = np.random.default_rng(seed)
+    return [1.5 * random.standard_normal(shape) + 0.7 for shape in shapes]
+
+
 def make_case(norm, shape, dtype, offset=0.0, seed=0):
     """x, dout and the parameters; every set has a mean, around `offset`, and a scale of its own."""
     random = np.random.default_rng(seed)
@@ -262,3 +275,23 @@ def results(norm, x, dout, parameters, **options):
     """All that a forward and a backward call return."""
     y, cache, *moving = norm.forward(x, *parameters, **options)
     return [y, *moving, *norm.backward(dout, cache)]
+
+
+def derivative(loss, arrays, method):
+    """d loss / d each value of `arrays` (changed in turn), by central differences or by complex step."""
+    gradients = []
+    for position, array in enumerate(arrays):
+        gradient = np.empty(array.shape)
+        for index in np.ndindex(array.shape):
+
+            def shifted(by, position=position, index=index):
+                changed = [each + 0 * by for each in arrays]
+                changed[position][index] += by
+                return loss(*changed)
+
+            if method == "complex step":
+                gradient[index] = shifted(1e-30j).imag / 1e-30
+            else:
+                gradient[index] = (shifted(1e-5) - shifted(-1e-5)) / 2e-5
+        gradients.append(gradient)
+    return gradients
