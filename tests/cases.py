@@ -227,6 +227,13 @@ LARGE_ROWS = {
 }
 
 
+def odd_shapes(make_shape):
+    """The shapes of a small case of a batch."""
+    for size in SIZES:
+        for channels in (1, 17, 33) if size > 33 else (0, 1, 2, 3, 16, 33, 257):
+            yield make_shape(size, channels)
+
+
 def in_both_modes(table):
     """The cases of a batch as normalizations that train and that use moving statistics."""
     return {f"{name}, {mode}": (batch(axis, mode), shape) for name, (axis, shape) in table.items() for mode in MODES}

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cases import along, assert_same_bits, moving_statistics
+from cases import DTYPES, MODES, along, assert_same_bits, moving_statistics
 from processes import run_python
 
 import cbnorm
@@ -100,8 +100,8 @@ PLANES = [(3, 5, 7, 9), (2, 3, 33, 31), (1, 2, 129, 65), (19, 7, 1, 3), (5, 1, 3
 CHANNELS_LAST = [(3, 7, 9, 5), (5, 13, 17, 3), (2, 31, 33, 1), (2, 5, 3, 259)]
 
 
-@pytest.mark.parametrize("mode", ["train", "test"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [*((shape, 1) for shape in ROWS + PLANES), *((shape, -1) for shape in CHANNELS_LAST), ((5, 1201), 0)],
