@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import reference
@@ -250,10 +250,17 @@ def random_arrays(*shapes, seed=0):
     return [1.5 * random.standard_normal(shape) + 0.7 for shape in shapes]
 
 
+@cache
+def normal_numbers(seed):
+    """Enough for x and dout of the largest case: drawn once, as drawing takes longer than most calls."""
+    return np.random.default_rng(seed).standard_normal(1_000_000)
+
+
 def make_case(norm, shape, dtype, offset=0.0, seed=0):
     """x, dout and the parameters; every set has a mean, around `offset`, and a scale of its own."""
     random = np.random.default_rng(seed)
-    x, dout = random.standard_normal((2, *shape))
+    numbers, size = normal_numbers(seed), math.prod(shape)
+    x, dout = numbers[:size].reshape(shape).copy(), numbers[len(numbers) - size :].reshape(shape)
     sets = norm.sets(x)
     each = (len(sets), *[1] * (sets.ndim - 1))
     sets *= random.uniform(0.5, 2, each)

@@ -1,4 +1,4 @@
-"""What batch normalization refuses, with words about the argument, and nothing changed."""
+"""What the functions refuse, with words about the argument, and nothing changed."""
 
 import numpy as np
 import pytest
@@ -211,7 +211,7 @@ def test_x_overwritten_by_out():
 
 
 X = np.arange(24.0).reshape(2, 4, 3)
-BAD = {
+BAD_ROWS = {
     "x: complex": (lambda: cbnorm.layernorm_forward(X * 1j), TypeError, "x: expected real"),
     "x: scalar": (lambda: cbnorm.rmsnorm_forward(3.0), ValueError, "x: expected at least 1"),
     "x: no channels": (lambda: cbnorm.groupnorm_forward(X[0, 0], None, None, 1), ValueError, "x: expected at least 2"),
@@ -249,9 +249,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", BAD_ROWS)
 def test_bad_input_of_rows(name):
-    call, error, message = BAD[name]
+    call, error, message = BAD_ROWS[name]
     before = X.copy()
     with pytest.raises(error, match=f"^{message}"):
         call()
