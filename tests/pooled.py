@@ -32,3 +32,8 @@ def address(result):
 
 def is_pooled(result):
     return get_handler_name(result) == "cbnorm"
+
+
+def bytes_kept():
+    """What freed results left for the next ones."""
+    return int(cbnorm.show_config("dicts")["pool"].split()[0])

@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from numpy._core.multiarray import get_handler_name
-from pooled import MIB, address, array, forward, is_pooled
+from pooled import MIB, address, array, bytes_kept, forward, is_pooled
 from processes import run_python
 
 import cbnorm
-from cbnorm import _memory
 
 pytestmark = pytest.mark.usefixtures("plenty")
 
@@ -52,7 +51,7 @@ def test_results_can_be_freed_by_another_thread():
     results = [forward(array(1)) for _ in range(3)]
     with ThreadPoolExecutor(1) as executor:
         executor.submit(results.clear).result()
-    assert _memory.bytes_kept() == 3 * MIB
+    assert bytes_kept() == 3 * MIB
 
 
 def test_tracemalloc_sees_results_and_not_what_is_kept():
@@ -121,7 +120,7 @@ def test_threads_that_hammer_the_pool_get_memory_of_their_own():
 
     with ThreadPoolExecutor(8) as executor:
         assert all(executor.map(work, range(8)))
-    assert _memory.bytes_kept() <= 8 * MIB
+    assert bytes_kept() <= 8 * MIB
     assert cbnorm.empty_pool() <= 8 * MIB
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from pooled import MIB, array, forward, meminfo
+from pooled import MIB, array, bytes_kept, forward, meminfo
 from processes import linux
 
 import cbnorm
@@ -21,7 +21,7 @@ def frees_into_the_pool():
     cbnorm.empty_pool()
     y = forward(array(1))
     del y
-    return _memory.bytes_kept() > 0
+    return bytes_kept() > 0
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_groups_that_cannot_be_watched_leave_the_others_watched(tmp_path, contro
 def test_what_is_kept_goes_once_memory_is_short_and_comes_back_with_it(tmp_path):
     results = [forward(array(1)) for _ in range(5)]
     del results[1:]
-    assert _memory.bytes_kept() == 4 * MIB
+    assert bytes_kept() == 4 * MIB
     meminfo(tmp_path, 10 * MIB)
     time.sleep(0.13)
     del results
-    assert _memory.bytes_kept() == 0
+    assert bytes_kept() == 0
     assert not frees_into_the_pool()
     meminfo(tmp_path, 4096 * MIB)
     assert frees_into_the_pool()

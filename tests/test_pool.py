@@ -4,11 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from pooled import MIB, address, array, forward, is_pooled
+from pooled import MIB, address, array, bytes_kept, forward, is_pooled
 from processes import run_python
 
 import cbnorm
-from cbnorm import _memory, _pool
+from cbnorm import _pool
 
 pytestmark = pytest.mark.usefixtures("plenty")
 
@@ -64,18 +64,18 @@ def test_the_workspace_of_a_call_is_kept_where_it_is_large():
     x = np.ones((2, 100_000))
     out = np.empty_like(x)
     cbnorm.batchnorm_forward(x, out=out)
-    kept = _memory.bytes_kept()
+    kept = bytes_kept()
     assert kept > 0
     for _ in range(3):
         cbnorm.batchnorm_forward(x, out=out)
-    assert _memory.bytes_kept() == kept
+    assert bytes_kept() == kept
 
 
 def test_small_results_are_not_pooled():
     y = forward(np.ones((64, 128), np.float32))
     assert not is_pooled(y)
     del y
-    assert _memory.bytes_kept() == 0
+    assert bytes_kept() == 0
 
 
 def test_nearly_equal_sizes_share_a_block_and_others_do_not():
@@ -96,7 +96,7 @@ def test_a_kept_block_is_an_eighth_larger_than_its_result_at_most(mib):
     x = array(mib)
     y = forward(x)
     del y
-    assert x.nbytes <= _memory.bytes_kept() <= x.nbytes * 9 / 8
+    assert x.nbytes <= bytes_kept() <= x.nbytes * 9 / 8
 
 
 def test_the_oldest_blocks_go_where_the_limit_would_be_passed():
@@ -106,10 +106,10 @@ def test_the_oldest_blocks_go_where_the_limit_would_be_passed():
     places = [address(result) for result in results]
     while results:
         del results[0]
-        assert _memory.bytes_kept() <= 3 * MIB
+        assert bytes_kept() <= 3 * MIB
     results = [forward(x) for _ in range(3)]
     assert [address(result) for result in results] == places[:1:-1]
-    assert _memory.bytes_kept() == 0
+    assert bytes_kept() == 0
 
 
 def test_a_result_above_the_limit_is_ordinary_and_leaves_what_is_kept():
@@ -119,14 +119,14 @@ def test_a_result_above_the_limit_is_ordinary_and_leaves_what_is_kept():
     y = forward(array(3))
     assert not is_pooled(y)
     del y
-    assert _memory.bytes_kept() == MIB
+    assert bytes_kept() == MIB
 
 
 def test_many_small_blocks_do_not_pile_up():
     x = array(0.13)
     results = [forward(x) for _ in range(100)]
     del results
-    kept = _memory.bytes_kept()
+    kept = bytes_kept()
     assert 0 < kept <= 100 * x.nbytes * 9 / 8
     assert cbnorm.empty_pool() == kept
 
@@ -135,7 +135,7 @@ def test_a_lower_limit_gives_back_at_once():
     results = [forward(array(1)) for _ in range(4)]
     del results
     cbnorm.set_pool_limit(2 * MIB)
-    assert _memory.bytes_kept() == 2 * MIB
+    assert bytes_kept() == 2 * MIB
 
 
 def test_emptying_returns_how_much_was_given_back_and_spares_arrays_in_use():
@@ -156,7 +156,7 @@ def test_a_limit_of_0_turns_the_pool_off():
     y = forward(array(1))
     assert not is_pooled(y)
     del y, before
-    assert _memory.bytes_kept() == 0
+    assert bytes_kept() == 0
 
 
 @pytest.mark.parametrize("number", [0, 1, 10**9, np.int64(3), True, sys.maxsize])
