@@ -62,6 +62,16 @@ def test_any_form_of_array_has_the_same_result_and_stays_as_it_is(form, dtype, m
         assert not np.shares_memory(statistic, arguments[name])
 
 
+def test_an_array_that_repeats_its_numbers():
+    arguments, dout = make_arguments(), np.broadcast_to(make_dout()[:, :1], SHAPE)
+    results = []
+    for x in (np.broadcast_to(arguments["x"][0], SHAPE), np.tile(arguments["x"][0], (4, 1))):
+        y, cache, *moving = cbnorm.batchnorm_forward(**{**arguments, "x": x})
+        results.append([y, *moving, *cbnorm.batchnorm_backward(dout, cache)])
+        dout = dout.copy()
+    assert_same_bits(*results)
+
+
 def test_lists_and_buffers():
     plain = make_arguments()
     want = cbnorm.batchnorm_forward(**plain)
