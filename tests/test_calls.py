@@ -1,5 +1,7 @@
 """What calls return and keep: caches hold no more than x takes where that is much, and every number all the same."""
 
+import pickle
+
 import numpy as np
 import pytest
 from arguments import NAN, SHAPE, make_arguments, make_dout, mapped
@@ -187,3 +189,14 @@ def test_neighbours_in_one_memory_do_not_overlap():
     want = cbnorm.batchnorm_forward(**arguments)[0]
     got = cbnorm.batchnorm_forward(**{**arguments, "x": x, "gamma": gamma}, out=out)[0]
     assert_same_bits([got, x], [want, arguments["x"]])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_cache_is_of_the_one_public_class_and_can_be_pickled(name):
+    norm, x, dout, parameters = make(name, 6, 4)
+    cache = norm.forward(x, *parameters)[1]
+    assert type(cache) is cbnorm.Cache is cbnorm.BatchNormCache
+    assert cache.mode == ("test" if name == "test mode" else "train")
+    copy = pickle.loads(pickle.dumps(cache))
+    for one, other in zip(norm.backward(dout, cache), norm.backward(dout, copy), strict=True):
+        assert_same_bits(one, other)
