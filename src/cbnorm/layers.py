@@ -186,7 +186,7 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
     if population.count <= layer.ddof:
         raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
     with layer._lock:
-        mean, var = population.mean, population.var(layer.ddof)
+        mean, var = population.mean.copy(), population.var(layer.ddof)
         layer._replace(mean, var, population.batches)
 
 
