@@ -336,3 +336,11 @@ def same_memory(cnp.ndarray a not None, cnp.ndarray b not None):
         and (<object>a).shape == (<object>b).shape
         and (<object>a).strides == (<object>b).strides
     )
+
+
+def copy_numbers(name, value, shape=None, like=None):
+    """A float64 copy of numbers, in the shape that the argument `like` has."""
+    array = np.array(as_numbers(name, value), FLOAT64, order="C")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name}: expected the shape of {like}, {shape}, got {array.shape}")
+    return array
