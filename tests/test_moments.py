@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 import pickle
-from functools import reduce
 
 import numpy as np
 import pytest
@@ -35,23 +34,30 @@ def sample(shape, dtype=np.float64, offset=0.0, seed=0):
 
 def bits(statistics):
     """Everything that a Moments says."""
-    return statistics.count, statistics.mean.shape, statistics.mean.tobytes(), statistics.m2.tobytes()
+    arrays = statistics.mean, statistics.m2, statistics.mean_lo
+    return statistics.count, *((array.shape, array.tobytes()) for array in arrays)
 
 
 def assert_moments(got, x, axes=None, tolerance=1e-14):
-    """Count, mean and m2 of x over `axes`; m2 to `tolerance`, the mean to that of the largest deviation."""
+    """Count, mean and m2 of x over `axes`: both to `tolerance`, the mean counted in standard deviations."""
     x = np.asarray(x, np.longdouble)
     axes = tuple(range(x.ndim)) if axes is None else axes
+    if not axes:  # each number is a set of its own
+        x, axes = x[np.newaxis], (0,)
+    pivot = x[tuple(slice(-1, None) if axis in axes else slice(None) for axis in range(x.ndim))]
+    x = x - pivot  # longdouble too loses the digits of a deviation at 1e8
     mean = x.mean(axis=axes, keepdims=True)
     m2 = np.square(x - mean).sum(axis=axes)
-    mean = mean.squeeze(axes)
+    mean, pivot = mean.squeeze(axes), pivot.squeeze(axes)
     assert type(got.count) is int
     assert got.count == math.prod(x.shape[axis] for axis in axes)
-    for part in (got.mean, got.m2):
+    for part in (got.mean, got.m2, got.mean_lo):
         assert part.dtype == np.float64
         assert part.shape == mean.shape
+        assert not part.flags.writeable
     deviation = np.sqrt(m2 / max(got.count, 1))
-    assert np.all(np.abs(got.mean - mean) <= tolerance * deviation + np.spacing(np.abs(got.mean)))
+    assert np.all(np.abs(((got.mean - pivot) - mean) + got.mean_lo) <= tolerance * deviation)
+    assert np.all(np.abs(got.mean_lo) <= np.spacing(np.abs(got.mean)))
     assert np.all(np.abs(got.m2 - m2) <= tolerance * m2)
 
 
@@ -120,6 +126,7 @@ def test_no_values(shape, axes, count, remaining):
     assert got.mean.shape == got.m2.shape == got.var().shape == remaining
     assert np.isnan(got.mean).all()
     assert (got.m2 == 0).all()
+    assert (got.mean_lo == 0).all()
     assert np.isnan(got.var()).all()
     assert np.isnan(got.std()).all()
 
@@ -174,17 +181,53 @@ def test_var_and_std():
         assert got.std(ddof).shape == (3,)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e8])
 def test_merging_is_associative_within_rounding(offset):
     x = sample((60, 4), offset=offset)
     a, b, c = (cbnorm.moments(part) for part in np.split(x, [7, 40]))
-    for got in ((a + b) + c, a + (b + c), (c + a) + b):
-        assert_moments(got, x, (0,), tolerance=1e-14 if offset == 0 else 1e-9)
+    for got in ((a + b) + c, a + (b + c), (c + a) + b, sum([b, c, a])):
+        assert_moments(got, x, (0,))
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e8])
+def test_rows_one_by_one_lose_nothing(offset):
+    x = sample((20_000, 2), offset=offset)
+    assert_moments(sum(cbnorm.Moments(1, row, [0, 0]) for row in x), x, (0,), tolerance=1e-13)
+
+
+def test_a_million_rows_merged_two_by_two_lose_nothing():
+    x = sample(2**20, offset=1e6)
+    merged = cbnorm.Moments(1, x, np.zeros(x.shape))  # all at once
+    while merged.mean.size > 1:
+        merged = sum(
+            cbnorm.Moments(merged.count, *halves)
+            for halves in zip(*(np.split(part, 2) for part in (merged.mean, merged.m2, merged.mean_lo)), strict=True)
+        )
+    assert_moments(merged, x[:, np.newaxis], (0,))
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_one_far_row_costs_no_digit_of_a_large_part(far, swapped):
+    x = np.concatenate([np.full((1, 3), far), sample((100_000, 3))])
+    row, rest = cbnorm.moments(x[:1]), cbnorm.moments(x[1:])
+    assert_moments(rest + row if swapped else row + rest, x, (0,), tolerance=1e-15)
+
+
+def test_what_is_merged_normalizes_as_the_whole():
+    x = sample((3000, 4), offset=1e6)
+    both = sum(cbnorm.moments(part) for part in np.split(x, [1, 7, 7, 2000]))
+    y = ((x - both.mean) - both.mean_lo) / both.std()
+    exact = x.astype(np.longdouble) - x[0]
+    exact -= exact.mean(axis=0)
+    exact /= np.sqrt(np.square(exact).mean(axis=0))
+    assert np.all(np.abs(y - exact) <= 1e-12 * np.maximum(1, np.abs(exact)))
 
 
 def test_merging_with_nothing_changes_no_bit():
     something, nothing = cbnorm.moments(sample((60, 4))), cbnorm.moments(np.empty((0, 4)))
     before = bits(something)
+    assert bits(sum([something])) == bits(sum([nothing, something, nothing])) == before
     assert bits(something + nothing) == bits(nothing + something) == bits(something) == before
     assert bits(nothing + nothing) == bits(nothing)
 
@@ -201,15 +244,7 @@ def test_merging_any_split_gives_the_moments_of_the_whole(data, offset, dtype):
         first = data.draw(st.integers(0, len(parts) - 2))
         parts[first : first + 2] = [parts[first] + parts[first + 1]]
 
-    exact = x.astype(np.longdouble)
-    mean = exact.mean(axis=0)
-    m2 = np.square(exact - mean).sum(axis=0)
-    # A mean is off by a few units of float64's last digit, which the products of deviations carry on.
-    rounding = 4 * np.finfo(float).eps * np.abs(exact).max(axis=0)
-    assert parts[0].count == len(x)
-    assert np.all(np.abs(parts[0].mean - mean) <= rounding)
-    spread = np.ptp(exact, axis=0)
-    assert np.all(np.abs(parts[0].m2 - m2) <= 1e-14 * m2 + len(x) * rounding * (spread + rounding))
+    assert_moments(parts[0], x, (0,))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -217,8 +252,10 @@ def test_moments_pickle_and_copy_exactly(protocol):
     x = sample((60, 4), offset=1e6)
     x[0, 1], x[:, 2] = np.nan, -0.0
     got = cbnorm.moments(x)
-    assert bits(pickle.loads(pickle.dumps(got, protocol))) == bits(got)
-    assert bits(copy.deepcopy(got)) == bits(got)
+    for twin in (pickle.loads(pickle.dumps(got, protocol)), copy.copy(got), copy.deepcopy(got)):
+        assert bits(twin) == bits(got)
+        assert bits(twin + got) == bits(got + got)
+        assert not any(part.flags.writeable for part in (twin.mean, twin.m2, twin.mean_lo))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +267,9 @@ def test_moments_pickle_and_copy_exactly(protocol):
         ((1, [0.0], [0j]), TypeError, "m2: expected real numbers"),
         ((1, [0.0], 0.0), ValueError, "m2: expected the shape of mean, (1,), got ()"),
         ((1, [[0.0]], [0.0]), ValueError, "m2: expected the shape of mean, (1, 1), got (1,)"),
+        ((1, [0.0, 0.0], [1.0, -1.0]), ValueError, "m2: expected no negative number, got -1.0"),
+        ((1, [0.0], [0.0], [0.0, 0.0]), ValueError, "mean_lo: expected the shape of mean, (1,), got (2,)"),
+        ((1, [0.0], [0.0], "a"), TypeError, "mean_lo: expected real numbers"),
     ],
 )
 def test_bad_moments(arguments, error, words):
@@ -242,9 +282,12 @@ def test_moments_do_not_merge_with_anything_else():
     three = cbnorm.moments(sample((5, 3)))
     with pytest.raises(ValueError, match=r"^other: expected moments of shape \(3,\), got \(4,\)$"):
         three + cbnorm.moments(sample((5, 4)))
-    for other in (1, three.mean, None):
+    for other in (0, 1, 0.0, False, np.int64(0), np.zeros(3, int), np.zeros(3, object), three.mean, None):
         with pytest.raises(TypeError):
             three + other
+        if type(other) is not int or other:
+            with pytest.raises(TypeError):
+                other + three
 
 
 def test_moments_made_by_hand():
@@ -252,8 +295,40 @@ def test_moments_made_by_hand():
     assert type(made.count) is int
     assert (made.mean.dtype, made.m2.dtype) == (np.float64, np.float64)
     assert made.var().tolist() == [0.75, 1.0]
+    assert made.mean_lo.tolist() == [0, 0]
+    assert "mean_lo=array([0., 0.])" in repr(made)
+    assert cbnorm.Moments(4, [1, 2], [3, 4], [1e-17, 0]).mean_lo.tolist() == [1e-17, 0]
     with pytest.raises(AttributeError):
         made.count = 5
+
+
+def test_nobody_changes_moments_from_outside():
+    given = np.array([[1.0, 2.0], [3.0, 4.0], [1e-20, 0.0]])
+    made = cbnorm.Moments(4, *given)
+    before = bits(made)
+    given[:] = 9
+    assert bits(made) == before
+    scalar = cbnorm.moments(sample(5), None)
+    for statistics in (made, made + made, cbnorm.moments(sample((5, 3))), cbnorm.moments(np.empty((0, 3))), scalar,
+                       scalar + scalar):  # fmt: skip
+        for part in (statistics.mean, statistics.m2, statistics.mean_lo):
+            assert type(part) is np.ndarray
+            with pytest.raises(ValueError, match="read-only"):
+                part[...] = 9
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_merging_keeps_nan_and_inf_in_their_channel_and_in_silence(value):
+    x = sample((70, 4))
+    a, b = x[:30].copy(), x[30:]
+    a[5, 1] = value
+    clean = cbnorm.moments(x[:30]) + cbnorm.moments(b)
+    for got in (cbnorm.moments(a) + cbnorm.moments(b), cbnorm.moments(b) + cbnorm.moments(a)):
+        assert np.isnan(got.var()[1])
+        assert not np.isfinite(got.mean[1])
+        np.testing.assert_allclose(np.delete(got.mean, 1), np.delete(clean.mean, 1), rtol=1e-15)
+        np.testing.assert_allclose(np.delete(got.m2, 1), np.delete(clean.m2, 1), rtol=1e-14)
+    assert not np.isfinite((cbnorm.moments(a) + cbnorm.moments(a)).mean[1])
 
 
 # PopulationStats: shapes of the batches, with uneven and empty ones, and the channel axis.
@@ -308,7 +383,15 @@ def test_population_statistics_at_an_offset(dtype):
     whole = np.concatenate(batches).astype(np.longdouble)
     gathered = gather(batches)
     np.testing.assert_allclose(gathered.mean, whole.mean(axis=0).astype(float), rtol=1e-15)
-    np.testing.assert_allclose(gathered.var(), whole.var(axis=0).astype(float), rtol=1e-10)
+    whole -= whole[0]
+    np.testing.assert_allclose(gathered.var(), whole.var(axis=0).astype(float), rtol=1e-14)
+
+
+def test_a_variance_fed_row_by_row_at_1e8_is_right():
+    x = sample((5000, 3), offset=1e8)
+    gathered = gather(np.split(x, len(x)))
+    np.testing.assert_allclose(gathered.var(), (x - 1e8).var(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(gathered.var(), sum(gather([part]) for part in np.split(x, 50)).var(), rtol=1e-13)
 
 
 @every_kind_of_batches
@@ -318,13 +401,15 @@ def test_population_statistics_merge(shapes, axis):
     for cut in range(len(batches) + 1):
         parts = gather(batches[:cut], axis), gather(batches[cut:], axis)
         before = [state(part) for part in parts]
-        both = reduce(cbnorm.PopulationStats.__add__, (nothing, *parts, nothing))
+        both = sum([nothing, *parts, nothing])
         assert (both.axis, both.count, both.batches) == (axis, whole.count, whole.batches)
         np.testing.assert_allclose(both.mean, whole.mean, rtol=1e-14)
         np.testing.assert_allclose(both.var(), whole.var(), rtol=1e-13)
         np.testing.assert_allclose(both.batch_average(), whole.batch_average(), rtol=1e-13)
-        # The sum goes its own way afterwards.
+        # The sum goes its own way afterwards, that of one as well.
         both.update(batches[0])
+        for part in parts:
+            sum([part]).update(batches[0])
         assert [state(part) for part in parts] == before
         assert state(nothing) == (axis, 0, 0, None, None)
 
@@ -383,7 +468,7 @@ def test_population_statistics_do_not_merge_with_anything_else():
     with pytest.raises(ValueError, match=r"^other: expected moments of shape \(3,\), got \(4,\)$"):
         three + four
     assert (state(three), state(four)) == before
-    for other in (1, cbnorm.moments(sample((5, 3))), None):
+    for other in (0, 1, cbnorm.moments(sample((5, 3))), np.zeros(3, int), None):
         with pytest.raises(TypeError):
             three + other
 
@@ -392,6 +477,8 @@ def test_what_was_read_stays_as_it_was():
     gathered = gather([sample((5, 3))])
     mean, var = gathered.mean, gathered.var()
     before = mean.tobytes(), var.tobytes()
+    with pytest.raises(ValueError, match="read-only"):
+        mean[:] = 0
     gathered.update(sample((9, 3), offset=5))
     assert (mean.tobytes(), var.tobytes()) == before
     assert gathered.mean.tobytes() != before[0]

@@ -2,23 +2,32 @@
 
 Both rest on Chan's formula: with n = a.count + b.count and delta = b.mean - a.mean, two sets together have
 mean = a.mean + delta * b.count / n and m2 = a.m2 + b.m2 + delta² * a.count * b.count / n.
+A mean is the unevaluated sum mean + mean_lo: rounded to one float64, each merge would lose digits of the deviations.
 """
 
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm import _kernels
-from cbnorm._arrays import as_array, as_numbers, check_axis, contiguous, float_dtypes, statistics_for
+from cbnorm._arrays import (
+    as_array,
+    as_numbers,
+    check_axis,
+    check_integer,
+    check_nonnegative,
+    contiguous,
+    copy_numbers,
+    float_dtypes,
+)
+from cbnorm._calls import find_statistics
 from cbnorm._plan import plan_channels
-from cbnorm._threads import threads_for
+from cbnorm._record import Record, is_start_of_sum
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Moments:
-    """Count, mean and sum of squared deviations of a set of values; two sets merge with ``+``.
+class Moments(Record):
+    """Count, mean and sum of squared deviations of a set of values; sets merge with ``+`` and ``sum``.
 
     Parameters
     ----------
@@ -27,12 +36,20 @@ class Moments:
     mean : array_like
         Any shape, float64; NaN where `count` is 0.
     m2 : array_like
-        The shape of `mean`, float64: the sum of (x - mean)².
+        The shape of `mean`, float64: the sum of (x - mean)², so nowhere negative.
+    mean_lo : array_like, optional
+        The shape of `mean`, float64: what `mean` lacks of the mean, by rounding. None stands for 0.
 
     Raises
     ------
     ValueError, TypeError
-        If `count` is not an integer from 0 up, or the shapes of `mean` and `m2` differ.
+        If `count` is not an integer from 0 up, a number of `m2` is negative, or the shapes differ.
+
+    Notes
+    -----
+    The arrays are copies of those given, and read-only. Merging loses nothing: in float64 the mean and the standard
+    deviation stay right to 1e-12 of the latter where it is a millionth of the mean, also over a million
+    merges of single rows.
 
     Examples
     --------
@@ -41,26 +58,25 @@ class Moments:
     >>> both = a + b
     >>> both.count, both.mean.item(), both.var().item()
     (3, 3.0, 4.666666666666667)
+    >>> sum([a, b, a]).count
+    5
     """
 
     count: int
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
+    mean_lo: NDArray[np.float64] | None = None
 
     def __post_init__(self):
-        """Convert and check what was given."""
-        try:
-            count = operator.index(self.count)
-        except TypeError:
-            raise TypeError(f"count: expected an integer, got {self.count!r}") from None
-        if count < 0:
-            raise ValueError(f"count: expected at least 0, got {count}")
-        mean = np.asarray(as_numbers("mean", self.mean), dtype=np.float64)
-        m2 = np.asarray(as_numbers("m2", self.m2), dtype=np.float64)
-        if m2.shape != mean.shape:
-            raise ValueError(f"m2: expected the shape of mean, {mean.shape}, got {m2.shape}")
-        for name, value in (("count", count), ("mean", mean), ("m2", m2)):
-            object.__setattr__(self, name, value)
+        """Convert, check and copy what was given."""
+        count = check_integer("count", self.count, 0)
+        mean = copy_numbers("mean", self.mean)
+        m2 = copy_numbers("m2", self.m2, mean.shape, "mean")
+        check_nonnegative("m2", m2)
+        mean_lo = np.zeros(mean.shape)
+        if self.mean_lo is not None:
+            mean_lo = copy_numbers("mean_lo", self.mean_lo, mean.shape, "mean")
+        self._fill(count=count, mean=mean, m2=m2, mean_lo=mean_lo)
 
     def var(self, ddof: float = 0) -> NDArray[np.float64]:
         """Variance, m2 / (count - ddof); NaN where that has no value.
@@ -92,10 +108,36 @@ class Moments:
             return self
         if self.count == 0:
             return other
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        return Moments(count, mean, self.m2 + other.m2 + delta * delta * (self.count * (other.count / count)))
+        # From the larger set, so that the step is at most half of delta, whose rounding it takes along.
+        return merged(self, other) if self.count >= other.count else merged(other, self)
+
+
+def merged(a, b):
+    """The moments of two sets together, a of at least as many values as b, step by step as the kernels merge tiles."""
+    weight = b.count / (a.count + b.count)
+    with np.errstate(all="ignore"):  # infinities stay in their channel, in silence
+        delta = b.mean - a.mean
+        delta += b.mean_lo - a.mean_lo
+        step = delta * weight
+        step += a.mean_lo
+        mean = a.mean + step
+        m2 = delta
+        m2 *= delta
+        m2 *= a.count * weight
+        m2 += b.m2
+        m2 += a.m2
+        mean_lo = two_sum_error(a.mean, step, mean)
+    return Moments._of(count=a.count + b.count, mean=mean, m2=m2, mean_lo=mean_lo)
+
+
+def two_sum_error(a, b, total):
+    """Knuth (1969): a + b = total + error, exactly."""
+    b_seen = total - a
+    error = b - b_seen
+    a_seen = total - b_seen
+    a_seen -= a
+    error -= a_seen
+    return error
 
 
 def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
@@ -112,8 +154,8 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
     Returns
     -------
     Moments
-        Its `mean` and `m2` have the remaining axes, float64, and the accuracy of float64 at any offset:
-        the data is centred before it is squared.
+        Its arrays have the remaining axes, float64, and the accuracy of float64 at any offset: the data is
+        centred before it is squared.
 
     Raises
     ------
@@ -146,22 +188,19 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
     first, last = (kept[0], kept[-1] + 1) if kept else (0, 0)
     outer, channels, inner = (int(np.prod(part)) for part in (x.shape[:first], shape, x.shape[last:]))
     count = outer * inner
-    statistics = statistics_for(channels)
-    if x.size:
-        plan = plan_channels((outer, channels, inner), 1)
-        x = contiguous(x, float_dtypes(x)[0])
-        _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
-    else:
+    plan = plan_channels((outer, channels, inner), 1)
+    statistics = find_statistics(plan, contiguous(x, float_dtypes(x)[0]))
+    if count == 0:
         statistics[0] = np.nan
-        statistics[2] = 0
-    return Moments(count, statistics[0].reshape(shape), statistics[2].reshape(shape))
+    mean, mean_lo, m2, _ = (row.reshape(shape) for row in statistics)
+    return Moments._of(count=count, mean=mean, m2=m2, mean_lo=mean_lo)
 
 
 class PopulationStats:
     """Mean and variance of a whole data set, gathered batch by batch, for test time.
 
     Batches may have different sizes, and be empty. Each value counts once, and the spread between the batch
-    means is part of the variance. Two gathered parts merge with ``+``.
+    means is part of the variance. Gathered parts merge with ``+`` and ``sum``.
 
     Parameters
     ----------
@@ -191,10 +230,7 @@ class PopulationStats:
     """
 
     def __init__(self, axis: int = 1):
-        try:
-            self.axis = operator.index(axis)
-        except TypeError:
-            raise TypeError(f"axis: expected an integer, got {axis!r}") from None
+        self.axis = check_integer("axis", axis)
         self.batches = 0
         self._pooled = None  # Moments of all values
         self._sum_mean = self._sum_var = 0.0
@@ -230,7 +266,7 @@ class PopulationStats:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(channels,): the mean of all values."""
+        """(channels,), read-only: the mean of all values."""
         return self._gathered().mean
 
     def var(self, ddof: float = 0) -> NDArray[np.float64]:
@@ -273,3 +309,7 @@ class PopulationStats:
             both._sum_mean = both._sum_mean + part._sum_mean
             both._sum_var = both._sum_var + part._sum_var
         return both
+
+    def __radd__(self, other):
+        """Return a copy of these statistics: `sum` begins with 0."""
+        return PopulationStats(self.axis) + self if is_start_of_sum(other) else NotImplemented
