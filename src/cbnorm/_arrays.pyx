@@ -344,3 +344,14 @@ def copy_numbers(name, value, shape=None, like=None):
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name}: expected the shape of {like}, {shape}, got {array.shape}")
     return array
+
+
+def check_merged(name, value, kind, attribute, tuple shape not None, Py_ssize_t axis):
+    """Moments or sums of all parts, one a channel; of at least one value if the part of this shape has any."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    got = getattr(value, attribute).shape
+    if got != (shape[axis],):
+        raise ValueError(f"{name}: expected shape ({shape[axis]},), got {got}")
+    if value.count == 0 and 0 not in shape:
+        raise ValueError(f"{name}: expected a count of at least 1 for x of shape {shape}, got 0")
