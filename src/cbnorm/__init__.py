@@ -1,5 +1,6 @@
 """Normalization layers for NumPy arrays on the CPU."""
 
+from cbnorm import parts
 from cbnorm._calls import Cache
 from cbnorm._config import show_config
 from cbnorm._pool import empty_pool, get_pool_limit, set_pool_limit
@@ -40,6 +41,7 @@ __all__ = [
     "layernorm_backward",
     "layernorm_forward",
     "moments",
+    "parts",
     "recompute_stats",
     "rmsnorm_backward",
     "rmsnorm_forward",

@@ -187,9 +187,13 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
         kept = list(range(len(reduced), x.ndim))
     first, last = (kept[0], kept[-1] + 1) if kept else (0, 0)
     outer, channels, inner = (int(np.prod(part)) for part in (x.shape[:first], shape, x.shape[last:]))
-    count = outer * inner
-    plan = plan_channels((outer, channels, inner), 1)
+    return moments_of_channels(x, plan_channels((outer, channels, inner), 1), shape)
+
+
+def moments_of_channels(x, plan, shape):
+    """Those of each channel of an array, seen by plan, in a shape of their own."""
     statistics = find_statistics(plan, contiguous(x, float_dtypes(x)[0]))
+    count = plan.outer * plan.inner
     if count == 0:
         statistics[0] = np.nan
     mean, mean_lo, m2, _ = (row.reshape(shape) for row in statistics)
@@ -252,7 +256,7 @@ class PopulationStats:
         axis = check_axis(self.axis, x.ndim)
         if self._pooled is not None and x.shape[axis] != self._pooled.mean.size:
             raise ValueError(f"x: expected {self._pooled.mean.size} channels on axis {axis}, got shape {x.shape}")
-        batch = moments(x, tuple(number for number in range(x.ndim) if number != axis))
+        batch = moments_of_channels(x, plan_channels(x.shape, axis), (x.shape[axis],))
         self._pooled = batch if self._pooled is None else self._pooled + batch
         if batch.count:
             self.batches += 1
