@@ -7,7 +7,7 @@ float64. Run as `python examples/offset_errors.py`; PyTorch's columns appear whe
 import numpy as np
 
 import cbnorm
-from cbnorm.cli.formulas import batchnorm_forward as numpy_formulas
+from cbnorm.cli.demo.formulas import batchnorm_forward as numpy_formulas
 
 
 def libraries():

@@ -12,8 +12,13 @@ import numpy as np
 import pytest
 
 import cbnorm.cli
-from cbnorm.cli import bench, bench_formulas, bench_peers, formulas
-from cbnorm.cli.bench_cases import OPERATIONS, Case, Shape
+from cbnorm.cli import formulas
+from cbnorm.cli.bench import measure
+from cbnorm.cli.bench.cases import OPERATIONS, Case, Shape
+from cbnorm.cli.bench.peers import PEERS, installed_peers
+from cbnorm.cli.bench.peers.numpy import NumPy
+from cbnorm.cli.bench.peers.peer import Calls, Peer
+from cbnorm.cli.demo import formulas as demo_formulas
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -32,13 +37,13 @@ def run_without(modules, arguments):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
-class Wrong(bench_peers.Peer):
+class Wrong(Peer):
     """Gives what `result` makes of a case."""
 
     name = "wrong"
 
     def __init__(self, num_threads):
-        self.operations = {"train": lambda case: bench_peers.Calls(lambda: (self.result(case),))}
+        self.operations = {"train": lambda case: Calls(lambda: (self.result(case),))}
 
     def version(self):
         return "0"
@@ -46,17 +51,17 @@ class Wrong(bench_peers.Peer):
 
 def make_wrong(monkeypatch, result):
     peer = type("Wrong", (Wrong,), {"result": staticmethod(result)})
-    monkeypatch.setitem(bench.PEERS, "wrong", peer)
+    monkeypatch.setitem(PEERS, "wrong", peer)
 
 
-def measure(operation, shape, peers=(), dtype="float32", num_threads=2):
-    results = bench.run([(operation, Shape.parse(shape))], peers, dtype, num_threads, budget=0.001)
+def measure_line(operation, shape, peers=(), dtype="float32", num_threads=2):
+    results = measure.run([(operation, Shape.parse(shape))], peers, dtype, num_threads, budget=0.001)
     return results, results.lines[0]
 
 
 def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "LEAST_RUNS", 1)
+    monkeypatch.setattr(measure, "LEAST_RUNS", 1)
     assert cbnorm.cli.main([*QUICK, "--shape", "64x3", "--shape", "2x7x7x32@-1", "--shape", "2x32x7x7"]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -163,18 +168,18 @@ def test_a_peer_that_is_not_installed_is_told_apart():
     ids=["garbage", "nan", "size", "exception"],
 )
 def test_a_wrong_peer_is_reported_and_not_timed(monkeypatch, capsys, tmp_path, result, cell, reason):
-    from cbnorm.cli import bench_report
+    from cbnorm.cli.bench import report
 
     make_wrong(monkeypatch, result)
-    results, line = measure("train", "64x3", ["numpy", "wrong"])
+    results, line = measure_line("train", "64x3", ["numpy", "wrong"])
     assert set(line.seconds) == {"cbnorm", "numpy", "copy"}
     assert line.failures["wrong"].startswith(reason)
     assert results.agrees  # cbnorm does
-    bench_report.print_tables(results)
+    report.print_tables(results)
     printed = capsys.readouterr().out
     assert cell in printed
     assert f"wrong, train 64x3: {reason}" in printed
-    bench_report.write_json(results, tmp_path / "numbers.json")
+    report.write_json(results, tmp_path / "numbers.json")
     assert json.loads((tmp_path / "numbers.json").read_text())["lines"][0]["failures"] == line.failures
 
 
@@ -182,11 +187,11 @@ def test_out_that_is_not_written_is_caught(monkeypatch):
     make_wrong(monkeypatch, None)
 
     def ignores_out(case):
-        fresh = bench.NumPy(1).calls(case).fresh
-        return bench_peers.Calls(fresh, fresh)
+        fresh = NumPy(1).calls(case).fresh
+        return Calls(fresh, fresh)
 
-    monkeypatch.setattr(bench.PEERS["wrong"], "calls", lambda self, case: ignores_out(case))
-    assert "inf" in measure("train", "64x3", ["wrong"])[1].failures["wrong"]
+    monkeypatch.setattr(PEERS["wrong"], "calls", lambda self, case: ignores_out(case))
+    assert "inf" in measure_line("train", "64x3", ["wrong"])[1].failures["wrong"]
 
 
 def test_a_wrong_cbnorm_is_an_error(monkeypatch, capsys, tmp_path):
@@ -198,15 +203,15 @@ def test_a_wrong_cbnorm_is_an_error(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", bench.PEERS)
+@pytest.mark.parametrize("name", PEERS)
 @pytest.mark.filterwarnings("ignore")  # what a library warns of when it is imported is its own
 def test_every_installed_peer_agrees(monkeypatch, name, dtype):
-    if name not in bench.installed_peers():
+    if name not in installed_peers():
         pytest.skip(f"{name} is not installed")
-    monkeypatch.setattr(bench, "LEAST_RUNS", 1)
+    monkeypatch.setattr(measure, "LEAST_RUNS", 1)
     shapes = [Shape.parse(text) for text in ("64x33", "2x32x5x5", "2x5x5x32@-1", "3x4x5x6@2")]
     plan = [(each, shape) for each in OPERATIONS for shape in shapes if not OPERATIONS[each].unsuitable(shape)]
-    results = bench.run(plan, [name], dtype, num_threads=2, budget=1e-6)
+    results = measure.run(plan, [name], dtype, num_threads=2, budget=1e-6)
     unsupported = {"instancenorm"} if (name, dtype) == ("onnxruntime", "float64") else set()
     assert {line.operation for line in results.lines if line.failures} == unsupported
 
@@ -227,7 +232,7 @@ def test_a_busy_machine_is_told(monkeypatch, capsys, load, busy):
 
 def test_number_of_threads_is_given_back():
     before = cbnorm.get_num_threads()
-    measure("train", "64x3", num_threads=before + 1)
+    measure_line("train", "64x3", num_threads=before + 1)
     assert cbnorm.get_num_threads() == before
 
 
@@ -248,23 +253,23 @@ def test_missing_extra_is_named(module, option):
 def test_slow_ones_do_not_use_up_the_budget():
     seconds = {"slow": 0.02, "fast": 0.0002}
     calls = {name: partial(time.sleep, each) for name, each in seconds.items()}
-    found = bench.interleave({name: bench.Contestant(call, "openmp") for name, call in calls.items()}, 0.3)
+    found = measure.interleave({name: measure.Contestant(call, "openmp") for name, call in calls.items()}, 0.3)
     assert found["slow"][0] >= 0.02 > found["fast"][0] >= 0.0002
-    assert found["slow"][1] >= bench.LEAST_RUNS
+    assert found["slow"][1] >= measure.LEAST_RUNS
     assert found["fast"][1] > 5 * found["slow"][1]
 
 
 def test_pools_wait_for_one_another():
     calls = {"a": [], "b": []}
     contestants = {
-        name: bench.Contestant(lambda times=times: times.append(time.perf_counter()), name)
+        name: measure.Contestant(lambda times=times: times.append(time.perf_counter()), name)
         for name, times in calls.items()
     }
-    assert {runs for _, runs in bench.interleave(contestants, 1e-6).values()} == {bench.LEAST_RUNS}
+    assert {runs for _, runs in measure.interleave(contestants, 1e-6).values()} == {measure.LEAST_RUNS}
     both = sorted((moment, name) for name, times in calls.items() for moment in times)
-    assert len(both) == 2 * 2 * bench.LEAST_RUNS  # one that counts and one that does not
+    assert len(both) == 2 * 2 * measure.LEAST_RUNS  # one that counts and one that does not
     changes = [(first, second) for first, second in itertools.pairwise(both) if first[1] != second[1]]
-    assert min(second[0] - first[0] for first, second in changes) >= bench.SPINNING
+    assert min(second[0] - first[0] for first, second in changes) >= measure.SPINNING
 
 
 @pytest.mark.parametrize("text", ["64x3", "64x224x224x3@-1", "16x256x28x28/16", "2x3x4@1/1"])
@@ -275,14 +280,14 @@ def test_shapes_are_spelled_as_they_are_read(text):
 def test_formulas_are_those_of_the_demo():
     case = Case.make("train", Shape.parse("60x7"), np.dtype(np.float32))
     parameters = (case.x, case.gamma, case.beta)
-    y, cache, *moving = formulas.batchnorm_forward(
+    y, cache, *moving = demo_formulas.batchnorm_forward(
         *parameters, moving_mean=case.moving_mean, moving_var=case.moving_var
     )
     settings = {"axes": (0,), "eps": 1e-5}
-    found = bench_formulas.train(*parameters, case.moving_mean, case.moving_var, momentum=0.9, **settings)
+    found = formulas.train(*parameters, case.moving_mean, case.moving_var, momentum=0.9, **settings)
     for got, want in zip(found, (y, *moving), strict=True):
         np.testing.assert_array_equal(got, want)
-    own_cache = bench_formulas.forward(*parameters, **settings)[1]
-    found = bench_formulas.batch_backward(case.dout, own_cache, case.gamma, axes=(0,))
-    for got, want in zip(found, formulas.batchnorm_backward(case.dout, cache), strict=True):
+    own_cache = formulas.forward(*parameters, **settings)[1]
+    found = formulas.batch_backward(case.dout, own_cache, case.gamma, axes=(0,))
+    for got, want in zip(found, demo_formulas.batchnorm_backward(case.dout, cache), strict=True):
         np.testing.assert_array_equal(got.reshape(want.shape), want)

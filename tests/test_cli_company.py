@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 import cbnorm.cli
-from cbnorm.cli import bench_company
+from cbnorm.cli.bench import company
+from cbnorm.cli.bench.cases import Case, Shape
 
 pytest.importorskip("rich")
 
@@ -32,16 +33,14 @@ def test_a_row_for_each_company(tmp_path, capsys):
     written = json.loads((tmp_path / "company.json").read_text())
     assert [line["company"] for line in written["lines"]] == COMPANIES
     for line in written["lines"]:
-        assert set(line["seconds"]) == {"cbnorm", bench_company.ONE_THREAD, "numpy"}
+        assert set(line["seconds"]) == {"cbnorm", company.ONE_THREAD, "numpy"}
         assert all(0 < seconds < 0.1 for seconds in line["seconds"].values())
 
 
 @pytest.mark.parametrize("shape", ["8x6", "4x6x5", "4x5x6@-1"])
 def test_the_matmul_keeps_the_size_of_the_batch(shape):
-    from cbnorm.cli.bench_cases import Case, Shape
-
     case = Case.make("train", Shape.parse(shape), "float32")
-    product = bench_company.Cbnorm(1).matmul(case)()
+    product = company.Cbnorm(1).matmul(case)()
     assert product.size == case.x.size
 
 

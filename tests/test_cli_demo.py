@@ -8,7 +8,7 @@ import pytest
 import reference
 
 import cbnorm.cli
-from cbnorm.cli import formulas
+from cbnorm.cli.demo import formulas
 
 pytest.importorskip("sklearn")
 pytest.importorskip("rich")
@@ -36,9 +36,9 @@ def run_without(modules, arguments):
 
 @pytest.fixture(scope="module")
 def small_run():
-    from cbnorm.cli import demo
+    from cbnorm.cli.demo import experiment
 
-    return demo.run(epochs=2, seed=0, learning_rates=(0.1, 0.3))
+    return experiment.run(epochs=2, seed=0, learning_rates=(0.1, 0.3))
 
 
 def test_demo_prints_tables_that_fit_80_columns(tmp_path, monkeypatch, capsys):
@@ -53,11 +53,11 @@ def test_demo_prints_tables_that_fit_80_columns(tmp_path, monkeypatch, capsys):
 
 
 def test_same_seed_gives_same_numbers(capsys):
-    from cbnorm.cli import demo, report
+    from cbnorm.cli.demo import experiment, report
 
     outputs = []
     for seed in (3, 3, 4):
-        report.print_tables(demo.run(epochs=1, seed=seed, learning_rates=(0.3, 30.0)))
+        report.print_tables(experiment.run(epochs=1, seed=seed, learning_rates=(0.3, 30.0)))
         outputs.append(untimed(capsys.readouterr().out))
     assert outputs[0] == outputs[1]
     assert outputs[0][0].split("\n", 1)[1] != outputs[2][0].split("\n", 1)[1]  # the first line has the seed
@@ -65,16 +65,16 @@ def test_same_seed_gives_same_numbers(capsys):
 
 @pytest.mark.parametrize(("name", "start"), [("picture.svg", b"<?xml"), ("picture", b"\x89PNG")])
 def test_picture_ending_sets_the_format(small_run, tmp_path, name, start):
-    from cbnorm.cli import picture
+    from cbnorm.cli.demo import picture
 
     picture.draw(small_run, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
 def test_picture_goes_to_the_current_directory(small_run, tmp_path, monkeypatch, capsys):
-    from cbnorm.cli import demo
+    from cbnorm.cli.demo import experiment
 
-    monkeypatch.setattr(demo, "run", lambda **options: small_run)
+    monkeypatch.setattr(experiment, "run", lambda **options: small_run)
     monkeypatch.chdir(tmp_path)
     assert cbnorm.cli.main(["demo"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["cbnorm-demo.png"]
@@ -105,12 +105,12 @@ def test_bad_options_fail_before_training(tmp_path, monkeypatch, capsys, option,
 
 
 def test_a_disk_that_fills_up_is_told_after_the_tables(small_run, monkeypatch, tmp_path, capsys):
-    from cbnorm.cli import demo, picture
+    from cbnorm.cli.demo import experiment, picture
 
     def full_disk(results, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(demo, "run", lambda **options: small_run)
+    monkeypatch.setattr(experiment, "run", lambda **options: small_run)
     monkeypatch.setattr(picture, "draw", full_disk)
     assert cbnorm.cli.main(["demo", "--output", str(tmp_path / "picture.png")]) == 1
     printed = capsys.readouterr()
@@ -165,9 +165,9 @@ def test_both_libraries_train_alike(small_run):
 
 @pytest.mark.filterwarnings("error")
 def test_divergence_counts_as_not_training(capsys, tmp_path):
-    from cbnorm.cli import demo, picture, report
+    from cbnorm.cli.demo import experiment, picture, report
 
-    results = demo.run(epochs=2, seed=0, learning_rates=(1e40,))
+    results = experiment.run(epochs=2, seed=0, learning_rates=(1e40,))
     assert not np.isfinite(results.runs_of("none")[0].losses[-1])
     assert results.highest_rate("none") is None
     report.print_tables(results)
@@ -207,9 +207,9 @@ def test_formula_rejects_other_modes():
 
 @pytest.mark.parametrize("norms", [("layer", "group", "rms"), ("none",)])
 def test_any_normalizations_can_be_compared(norms, capsys, tmp_path):
-    from cbnorm.cli import demo, picture, report
+    from cbnorm.cli.demo import experiment, picture, report
 
-    results = demo.run(epochs=2, seed=0, norms=norms, learning_rates=(0.03,))
+    results = experiment.run(epochs=2, seed=0, norms=norms, learning_rates=(0.03,))
     assert [run.norm for run in results.runs] == list(norms)
     report.print_tables(results)
     printed = capsys.readouterr().out

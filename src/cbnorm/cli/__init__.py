@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cbnorm
 from cbnorm._threads import MOST_THREADS
-from cbnorm.cli.network import NORMS
+from cbnorm.cli.demo.network import NORMS
 
 # What `pip install 'cbnorm[demo]'` adds, by import name.
 DEMO_EXTRAS = ("sklearn", "matplotlib", "rich")
@@ -82,7 +82,7 @@ def _parser():
 
 
 def _add_bench(commands):
-    from cbnorm.cli.bench_cases import OPERATIONS
+    from cbnorm.cli.bench.cases import OPERATIONS
 
     bench = commands.add_parser(
         "bench",
@@ -174,7 +174,7 @@ def _seconds(text):
 
 
 def _shape(text):
-    from cbnorm.cli.bench_cases import Shape
+    from cbnorm.cli.bench.cases import Shape
 
     try:
         return Shape.parse(text)
@@ -183,12 +183,12 @@ def _shape(text):
 
 
 def _peer(text):
-    from cbnorm.cli import bench
+    from cbnorm.cli.bench.peers import PEERS, installed_peers
 
-    installed = bench.installed_peers()
+    installed = installed_peers()
     if text in installed:
         return text
-    problem = "is not installed" if text in bench.PEERS else "is no peer of cbnorm"
+    problem = "is not installed" if text in PEERS else "is no peer of cbnorm"
     raise argparse.ArgumentTypeError(f"{text} {problem}, expected one of {', '.join(installed)}")
 
 
@@ -200,16 +200,17 @@ def _info(options):
 def _demo(options):
     # Everything that can go wrong with the picture is told before the training, not after it.
     if not options.no_plot:
-        from cbnorm.cli import picture
+        from cbnorm.cli.demo import picture
 
         problem = _cannot_write(options.output) or picture.unknown_format(options.output)
         if problem:
             options.fail(f"argument --output: {problem}")
 
-    from cbnorm.cli import demo, progress, report
+    from cbnorm.cli import output
+    from cbnorm.cli.demo import experiment, report
 
-    results = progress.with_progress(
-        demo.run, epochs=options.epochs, seed=options.seed, norms=dict.fromkeys(options.norm)
+    results = output.with_progress(
+        experiment.run, epochs=options.epochs, seed=options.seed, norms=dict.fromkeys(options.norm)
     )
     report.print_tables(results)
     if options.no_plot:
@@ -231,17 +232,20 @@ def _bench(options):
     if options.plot and options.company is not None:
         options.fail("argument --plot: not with --company")
     if options.plot:
-        from cbnorm.cli import bench_picture, picture
+        from cbnorm.cli.bench import picture
+        from cbnorm.cli.demo.picture import unknown_format
 
-        problem = _cannot_write(options.plot) or picture.unknown_format(options.plot)
+        problem = _cannot_write(options.plot) or unknown_format(options.plot)
         if problem:
             options.fail(f"argument --plot: {problem}")
 
-    from cbnorm.cli import bench, bench_company, bench_report, progress
+    from cbnorm.cli import output
+    from cbnorm.cli.bench import company, measure, report
+    from cbnorm.cli.bench.peers import installed_peers
 
     settings = {
         "plan": plan,
-        "peers": list(dict.fromkeys(options.against or bench.installed_peers())),
+        "peers": list(dict.fromkeys(options.against or installed_peers())),
         "dtype": options.dtype,
         "num_threads": options.threads or cbnorm.get_num_threads(),
         "budget": options.budget,
@@ -249,23 +253,23 @@ def _bench(options):
     if options.company is not None:
         if not options.against:
             settings["peers"] = [name for name in ("torch", "numpy") if name in settings["peers"]]
-        results = progress.with_progress(bench_company.run, **settings, busy=options.company or (1, 2))
-        bench_report.print_company(results)
-        wrote = not options.json or _write(bench_report.write_json, results, options.json, "Numbers")
+        results = output.with_progress(company.run, **settings, busy=options.company or (1, 2))
+        report.print_company(results)
+        wrote = not options.json or _write(report.write_json, results, options.json, "Numbers")
         return 0 if wrote else 1
-    results = progress.with_progress(bench.run, **settings)
-    bench_report.print_tables(results)
+    results = output.with_progress(measure.run, **settings)
+    report.print_tables(results)
     written = [True]
     if options.json:
-        written.append(_write(bench_report.write_json, results, options.json, "Numbers"))
+        written.append(_write(report.write_json, results, options.json, "Numbers"))
     if options.plot:
-        written.append(_write(bench_picture.draw, results, options.plot, "Picture"))
+        written.append(_write(picture.draw, results, options.plot, "Picture"))
     return 0 if all(written) and results.agrees else 1
 
 
 def _plan(options):
     """The lines to measure, (operation, shape); a shape that an operation cannot take is left out for it."""
-    from cbnorm.cli.bench_cases import COMPANY, OPERATIONS
+    from cbnorm.cli.bench.cases import COMPANY, OPERATIONS
 
     in_company = options.company is not None
     plan = []

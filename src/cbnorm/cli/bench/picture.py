@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from cbnorm.cli.bench import US
+from cbnorm.cli.bench.measure import US
 
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -20,8 +20,8 @@ def draw(results, path):
 
     Parameters
     ----------
-    results : cbnorm.cli.bench.Results
-        From `cbnorm.cli.bench.run`.
+    results : cbnorm.cli.bench.measure.Results
+        From `measure.run`.
     path : pathlib.Path
         Where the picture goes; its ending sets the format, PNG without one.
 

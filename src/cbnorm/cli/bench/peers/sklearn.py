@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from cbnorm.cli.bench_cases import EPS
-from cbnorm.cli.bench_peers import Calls, Peer
+from cbnorm.cli.bench.cases import EPS
+from cbnorm.cli.bench.peers.peer import Calls, Peer
 
 
 class Sklearn(Peer):

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from cbnorm.cli.results import TARGET_ACCURACY, TRAINS_ACCURACY
+from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
 
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 COLOURS = {"none": "#D55E00", "batch": "#0072B2"}
@@ -28,8 +28,8 @@ def draw(results, path):
 
     Parameters
     ----------
-    results : cbnorm.cli.demo.Results
-        From `cbnorm.cli.demo.run`.
+    results : cbnorm.cli.demo.results.Results
+        From `experiment.run`.
     path : pathlib.Path
         Where the picture goes; its ending sets the format, PNG without one.
 

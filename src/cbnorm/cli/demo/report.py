@@ -6,9 +6,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cbnorm.cli.demo import BATCH_SIZE, INIT_STD, SIZES
-from cbnorm.cli.network import NORMS
-from cbnorm.cli.results import TARGET_ACCURACY, TRAINS_ACCURACY
+from cbnorm.cli.demo.experiment import BATCH_SIZE, INIT_STD, SIZES
+from cbnorm.cli.demo.network import NORMS
+from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
 
 
 def print_tables(results):

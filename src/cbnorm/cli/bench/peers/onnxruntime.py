@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from cbnorm.cli.bench_cases import EPS, MOMENTUM
-from cbnorm.cli.bench_peers import Calls, Peer
+from cbnorm.cli.bench.cases import EPS, MOMENTUM
+from cbnorm.cli.bench.peers.peer import Calls, Peer
 
 OPSET = 23
 

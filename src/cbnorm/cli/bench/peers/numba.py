@@ -1,13 +1,13 @@
-"""The peer `numba` of `cbnorm bench`: the loops of `bench_loops`, compiled."""
+"""The peer `numba` of `cbnorm bench`: the loops of `numba_loops`, compiled."""
 
 import math
 from functools import partial
 
 import numpy as np
 
-from cbnorm.cli.bench_cases import EPS
-from cbnorm.cli.bench_loops import compile_loops
-from cbnorm.cli.bench_peers import Calls, Peer
+from cbnorm.cli.bench.cases import EPS
+from cbnorm.cli.bench.peers.numba_loops import compile_loops
+from cbnorm.cli.bench.peers.peer import Calls, Peer
 
 PARALLEL_FROM = 2**15  # numbers; below it the loops are compiled without threads, as these cost more
 

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cbnorm.cli.bench import TOLERANCE, US
-from cbnorm.cli.bench_company import ONE_THREAD
+from cbnorm.cli.bench.company import ONE_THREAD
+from cbnorm.cli.bench.measure import TOLERANCE, US
 
 WIDTH = 100
 
@@ -21,7 +21,7 @@ def print_tables(results):
 
 
 def print_company(results):
-    """The same for what `cbnorm.cli.bench_company.run` found."""
+    """The same for what `company.run` found."""
     explained = (
         "Times: the mean of all calls, each contestant in a process of its own, in turn, with out= where it has one.",
         "Ratios: how many times as long cbnorm on one thread and the others take.",
@@ -65,7 +65,7 @@ def write_json(results, path):
     Parameters
     ----------
     results : Results
-        From `cbnorm.cli.bench.run` or `cbnorm.cli.bench_company.run`.
+        From `measure.run` or `company.run`.
     path : pathlib.Path
         Where the file goes.
 

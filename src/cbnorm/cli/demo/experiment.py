@@ -10,9 +10,9 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 import cbnorm
-from cbnorm.cli import formulas
-from cbnorm.cli.network import Network
-from cbnorm.cli.results import Results, Run, Timing
+from cbnorm.cli.demo import formulas
+from cbnorm.cli.demo.network import Network
+from cbnorm.cli.demo.results import Results, Run, Timing
 
 # Four hidden layers, and first weights small enough that depth hurts: weights scaled with care would leave
 # normalization less to gain.
@@ -80,7 +80,7 @@ def run(epochs, seed, norms=("none", "batch"), learning_rates=LEARNING_RATES, pr
     seed : int
         Decides the held-out third, the weights and the shuffles.
     norms : sequence of str
-        Names of `cbnorm.cli.network.NORMS`.
+        Names of `network.NORMS`.
     learning_rates : sequence of float
         In rising order.
     progress : callable, optional

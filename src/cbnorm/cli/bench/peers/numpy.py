@@ -4,9 +4,9 @@ from functools import partial
 
 import numpy as np
 
-from cbnorm.cli import bench_formulas as formulas
-from cbnorm.cli.bench_cases import EPS, MOMENTUM
-from cbnorm.cli.bench_peers import Calls, Peer
+from cbnorm.cli import formulas
+from cbnorm.cli.bench.cases import EPS, MOMENTUM
+from cbnorm.cli.bench.peers.peer import Calls, Peer
 
 
 class NumPy(Peer):
@@ -31,7 +31,7 @@ class NumPy(Peer):
         }
 
     def _bind(self, formula, *arrays, **settings):
-        """Calls of a formula of `bench_formulas`: what a peer that compiles them replaces."""
+        """Calls of a formula of `cbnorm.cli.formulas`: what a peer that compiles them replaces."""
         return Calls(partial(formula, *arrays, **settings))
 
     def _train(self, case):
@@ -75,6 +75,22 @@ class NumPy(Peer):
         inv_rms = 1 / ((case.x * case.x).mean(axis=axes, keepdims=True) + EPS) ** 0.5
         cache = case.x * inv_rms, inv_rms
         return self._bind(formulas.rms_backward, case.dout, cache, case.gamma, axes=axes, parameter_axes=leading)
+
+
+class NumPyCopy:
+    """NumPy's copy of one array into another: the limit where PyTorch is not installed."""
+
+    words = "NumPy's copyto, 1 thread"
+
+    def __init__(self, num_threads):
+        pass
+
+    def call(self, source, target):
+        """The call to time."""
+        return partial(np.copyto, target, source)
+
+    def close(self):
+        """Nothing to undo."""
 
 
 def _broadcast(case, *parameters):

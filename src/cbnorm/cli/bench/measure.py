@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from random import Random
@@ -16,16 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cbnorm._config import show_config
-from cbnorm.cli.bench_cases import OPERATIONS, Case
-from cbnorm.cli.bench_jax import Jax
-from cbnorm.cli.bench_numba import Numba
-from cbnorm.cli.bench_numpy import NumPy
-from cbnorm.cli.bench_onnxruntime import OnnxRuntime
-from cbnorm.cli.bench_peers import Cbnorm, Peer
-from cbnorm.cli.bench_sklearn import Sklearn
-from cbnorm.cli.bench_torch import Torch, TorchCopy
+from cbnorm.cli.bench.cases import OPERATIONS, Case
+from cbnorm.cli.bench.peers import PEERS
+from cbnorm.cli.bench.peers.cbnorm import Cbnorm
+from cbnorm.cli.bench.peers.numpy import NumPy, NumPyCopy
+from cbnorm.cli.bench.peers.peer import Peer
+from cbnorm.cli.bench.peers.torch import TorchCopy
 
-PEERS = {peer.name: peer for peer in (NumPy, Torch, Jax, Numba, Sklearn, OnnxRuntime)}
 US, COPY = "cbnorm", "copy"
 
 # Largest difference from the formulas in float64 that counts as agreement, as a share of the largest number
@@ -93,36 +89,15 @@ class Results:
         return not any(US in line.failures for line in self.lines)
 
 
-class NumPyCopy:
-    """NumPy's copy of one array into another: the limit where PyTorch is not installed."""
-
-    words = "NumPy's copyto, 1 thread"
-
-    def __init__(self, num_threads):
-        pass
-
-    def call(self, source, target):
-        """The call to time."""
-        return partial(np.copyto, target, source)
-
-    def close(self):
-        """Nothing to undo."""
-
-
-def installed_peers():
-    """Names of the peers that can be imported here."""
-    return [name for name, peer in PEERS.items() if all(map(find_spec, peer.needs or (name,)))]
-
-
 def run(plan, peers, dtype, num_threads, budget, progress=None):
     """Time cbnorm and its peers.
 
     Parameters
     ----------
     plan : sequence of (str, Shape)
-        The lines: names of `bench_cases.OPERATIONS`, each with a shape.
+        The lines: names of `cases.OPERATIONS`, each with a shape.
     peers : sequence of str
-        Names of `PEERS`.
+        Names of `peers.PEERS`.
     dtype : {"float32", "float64"}
         Of all arrays.
     num_threads : int

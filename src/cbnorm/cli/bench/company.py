@@ -17,9 +17,10 @@ from time import perf_counter, sleep
 import numpy as np
 
 from cbnorm._config import show_config
-from cbnorm.cli import bench
-from cbnorm.cli.bench_cases import Case, Shape
-from cbnorm.cli.bench_peers import Cbnorm
+from cbnorm.cli.bench.cases import Case, Shape
+from cbnorm.cli.bench.measure import US
+from cbnorm.cli.bench.peers import PEERS
+from cbnorm.cli.bench.peers.cbnorm import Cbnorm
 
 ONE_THREAD = "cbnorm, 1 thread"
 TURNS = 3
@@ -56,9 +57,9 @@ def run(plan, peers, dtype, num_threads, budget, busy, progress=None):
     Parameters
     ----------
     plan : sequence of (str, Shape)
-        The lines: names of `bench_cases.OPERATIONS`, each with a shape.
+        The lines: names of `cases.OPERATIONS`, each with a shape.
     peers : sequence of str
-        Names of `bench.PEERS`.
+        Names of `peers.PEERS`.
     dtype : {"float32", "float64"}
         Of all arrays.
     num_threads : int
@@ -81,7 +82,7 @@ def run(plan, peers, dtype, num_threads, budget, busy, progress=None):
     for index, (operation, shape) in enumerate(plan):
         with ExitStack() as stack:
             contestants = {}
-            for name in (bench.US, ONE_THREAD, *peers):
+            for name in (US, ONE_THREAD, *peers):
                 threads = 1 if name == ONE_THREAD else num_threads
                 contestant = Contestant(name.partition(",")[0], operation, str(shape), dtype, threads)
                 contestants[name] = stack.enter_context(contestant)
@@ -158,7 +159,7 @@ class Contestant:
 def serve(name, operation, shape, dtype, num_threads):
     """Be such a process."""
     case = Case.make(operation, Shape.parse(shape), np.dtype(dtype))
-    peer = {**bench.PEERS, bench.US: Cbnorm}[name](int(num_threads))
+    peer = {**PEERS, US: Cbnorm}[name](int(num_threads))
     calls = peer.calls(case)
     print(json.dumps(calls and peer.version()), flush=True)
     if calls is None:

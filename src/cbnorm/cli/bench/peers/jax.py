@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from cbnorm.cli.bench_numpy import NumPy
-from cbnorm.cli.bench_peers import Calls
+from cbnorm.cli.bench.peers.numpy import NumPy
+from cbnorm.cli.bench.peers.peer import Calls
 
 
 class Jax(NumPy):

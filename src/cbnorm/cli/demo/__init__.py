@@ -1,0 +1,1 @@
+"""`cbnorm demo`: the experiment on its network, and what is shown of it (`report`, `picture`)."""
