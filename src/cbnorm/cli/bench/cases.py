@@ -51,32 +51,46 @@ COMPANY = _shapes("128x256 256x1024 4096x512 32x64x28x28")  # of --company
 
 @dataclass(frozen=True)
 class Operation:
-    """One column of work: which function of cbnorm does it, on which shapes by default."""
+    """What is timed: everyone who can do it has a method of that name."""
 
-    function: str
-    shapes: tuple
-    kind: str = "forward"
-    parameters: str = "channels"  # the shape of gamma and beta: that, or the trailing axes
+    name: str
+    shapes: tuple  # unless others are asked for
+    trailing: bool = False  # whether gamma and beta have the shape of the trailing axes, not that of the channels
+
+    @property
+    def family(self):
+        """Its name, or for gradients that of the forward pass; batch normalization's three have none in common."""
+        return self.name.removesuffix("-backward")
+
+    @property
+    def is_backward(self):
+        """Whether it gives dx, dgamma and dbeta; else y."""
+        return self.name.endswith("backward")
+
+    @property
+    def method(self):
+        """Its name in Python."""
+        return self.name.replace("-", "_")
 
     @property
     def axis(self):
-        """The function's own default."""
-        return 1 if self.parameters == "channels" else -1
+        """The default of cbnorm's function."""
+        return -1 if self.trailing else 1
 
     @property
     def arrays_moved(self):
         """How many arrays of the size of x are read or written at least: x and y; x, dout and dx."""
-        return 3 if self.kind == "backward" else 2
+        return 3 if self.is_backward else 2
 
     def unsuitable(self, shape):
         """Say why the operation cannot be timed on a shape, or None."""
-        samples_apart = self.function.startswith(("groupnorm", "instancenorm"))
+        samples_apart = self.family in ("groupnorm", "instancenorm")
         if samples_apart and len(shape.sizes) < 3:
             return f"expected three axes or more, (N, C, ...), got {shape}"
         if samples_apart and shape.axis is not None:
             return f"expected no axis: channels are axis 1, got {shape}"
         num_channels = shape.sizes[1]
-        if self.function.startswith("groupnorm") and num_channels % shape.num_groups:
+        if self.family == "groupnorm" and num_channels % shape.num_groups:
             return f"expected /GROUPS that divide {num_channels} channels, got {shape} ({shape.num_groups} groups)"
         return None
 
@@ -84,26 +98,27 @@ class Operation:
 _BATCH = ROWS + PLANES + CHANNELS_LAST
 _GROUP, _INSTANCE = _shapes("16x256x28x28"), _shapes("8x64x128x128")
 
-OPERATIONS = {
-    "train": Operation("batchnorm_forward", _BATCH),
-    "test": Operation("batchnorm_forward", _BATCH),
-    "backward": Operation("batchnorm_backward", _BATCH, "backward"),
-    "layernorm": Operation("layernorm_forward", TOKENS, parameters="trailing"),
-    "layernorm-backward": Operation("layernorm_backward", TOKENS, "backward", "trailing"),
-    "groupnorm": Operation("groupnorm_forward", _GROUP),
-    "groupnorm-backward": Operation("groupnorm_backward", _GROUP, "backward"),
-    "instancenorm": Operation("instancenorm_forward", _INSTANCE),
-    "instancenorm-backward": Operation("instancenorm_backward", _INSTANCE, "backward"),
-    "rmsnorm": Operation("rmsnorm_forward", TOKENS, parameters="trailing"),
-    "rmsnorm-backward": Operation("rmsnorm_backward", TOKENS, "backward", "trailing"),
-}
+_EVERY = (
+    Operation("train", _BATCH),
+    Operation("test", _BATCH),
+    Operation("backward", _BATCH),
+    Operation("layernorm", TOKENS, trailing=True),
+    Operation("layernorm-backward", TOKENS, trailing=True),
+    Operation("groupnorm", _GROUP),
+    Operation("groupnorm-backward", _GROUP),
+    Operation("instancenorm", _INSTANCE),
+    Operation("instancenorm-backward", _INSTANCE),
+    Operation("rmsnorm", TOKENS, trailing=True),
+    Operation("rmsnorm-backward", TOKENS, trailing=True),
+)
+OPERATIONS = {operation.name: operation for operation in _EVERY}
 
 
 @dataclass(frozen=True)
 class Case:
     """The arrays of one line of the table, the same for everyone who is timed on it."""
 
-    operation: str
+    operation: Operation
     axis: int  # of the channels, or where the normalized axes begin; counted from 0
     num_groups: int
     x: np.ndarray
@@ -119,14 +134,14 @@ class Case:
         """Draw arrays with a mean that is not 0 and a variance that is not 1, the same at every run."""
         operation, rng = OPERATIONS[name], np.random.default_rng(0)
         axis = (operation.axis if shape.axis is None else shape.axis) % len(shape.sizes)
-        channels = shape.sizes[axis : axis + 1] if operation.parameters == "channels" else shape.sizes[axis:]
+        channels = shape.sizes[axis:] if operation.trailing else shape.sizes[axis : axis + 1]
         x, dout = (rng.standard_normal(shape.sizes, dtype) for _ in range(2))
         x *= 2
         x += 1
         gamma, beta = (rng.uniform(0.5, 1.5, channels).astype(dtype) for _ in range(2))
         moving_mean, moving_var = rng.uniform(0.5, 1.5, channels), rng.uniform(3, 5, channels)
         out = np.full_like(x, 0)  # touched, so that nobody pays for its page faults; np.zeros takes no huge pages
-        return cls(name, axis, shape.num_groups, x, dout, gamma, beta, moving_mean, moving_var, out)
+        return cls(operation, axis, shape.num_groups, x, dout, gamma, beta, moving_mean, moving_var, out)
 
     def in_float64(self):
         """The same numbers in float64."""
@@ -141,9 +156,9 @@ class Case:
     @property
     def groups(self):
         """Groups of group normalization; instance normalization has one for each channel."""
-        return self.num_channels if self.operation.startswith("instancenorm") else self.num_groups
+        return self.num_channels if self.operation.family == "instancenorm" else self.num_groups
 
     @property
     def bytes_moved(self):
         """Read and written at least: each large array once."""
-        return OPERATIONS[self.operation].arrays_moved * self.x.nbytes
+        return self.operation.arrays_moved * self.x.nbytes

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cbnorm._config import show_config
-from cbnorm.cli.bench.cases import OPERATIONS, Case
+from cbnorm.cli.bench.cases import Case
 from cbnorm.cli.bench.peers import PEERS
 from cbnorm.cli.bench.peers.cbnorm import Cbnorm
 from cbnorm.cli.bench.peers.numpy import NumPy, NumPyCopy
@@ -157,7 +157,7 @@ def _measure(operation, shape, players, copy, dtype, budget):
 
 def _copied(case):
     """Two arrays whose copy reads and writes as many bytes as the operation must."""
-    if OPERATIONS[case.operation].kind == "forward":
+    if not case.operation.is_backward:
         return case.x, case.out
     x, dout = case.x.reshape(-1), case.dout.reshape(-1)
     source = np.concatenate([x, dout[: len(dout) // 2]])  # three arrays moved: one and a half copied
@@ -167,7 +167,7 @@ def _copied(case):
 def _truth(case):
     case = case.in_float64()
     calls = NumPy(1).calls(case)
-    y_or_gradients = slice(1 if OPERATIONS[case.operation].kind == "forward" else 3)
+    y_or_gradients = slice(3 if case.operation.is_backward else 1)
     return list(calls.arrays(calls.fresh()))[y_or_gradients]
 
 

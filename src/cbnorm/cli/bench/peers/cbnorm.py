@@ -4,73 +4,63 @@ from functools import partial
 
 import cbnorm
 from cbnorm.cli.bench.cases import EPS, MOMENTUM
-from cbnorm.cli.bench.peers.peer import Calls, Peer, first
+from cbnorm.cli.bench.peers.peer import Calls, Peer
 
 
 class Cbnorm(Peer):
-    """The library itself, through its public functions."""
+    """The library."""
 
     name = "cbnorm"
 
     def __init__(self, num_threads):
         self._before = cbnorm.get_num_threads()
         cbnorm.set_num_threads(num_threads)
-        self.operations = {
-            "train": self._batchnorm,
-            "test": self._batchnorm,
-            "backward": self._batchnorm_backward,
-            "layernorm": self._layernorm,
-            "layernorm-backward": self._layernorm_backward,
-            "groupnorm": self._groupnorm,
-            "groupnorm-backward": self._groupnorm_backward,
-            "instancenorm": self._instancenorm,
-            "instancenorm-backward": self._instancenorm_backward,
-            "rmsnorm": self._rmsnorm,
-            "rmsnorm-backward": self._rmsnorm_backward,
-        }
 
     def close(self):
         """Give back the number of threads."""
         cbnorm.set_num_threads(self._before)
 
-    def _forward(self, case, function, *arguments, **options):
-        call = partial(function, case.x, *arguments, **options)
-        return Calls(call, partial(call, out=case.out), first)
+    def train(self, case):
+        mode = "test" if case.operation.name == "test" else "train"
+        arguments = (case.gamma, case.beta, EPS, MOMENTUM, case.moving_mean, case.moving_var, mode)
+        return _forward(case, cbnorm.batchnorm_forward, *arguments, axis=case.axis)
 
-    def _backward(self, case, function, cache):
-        call = partial(function, case.dout, cache)
-        return Calls(call, partial(call, out=case.out))
+    test = train
 
-    def _batchnorm(self, case):
-        moving = (case.moving_mean, case.moving_var, case.operation)
-        arguments = (case.gamma, case.beta, EPS, MOMENTUM, *moving)
-        return self._forward(case, cbnorm.batchnorm_forward, *arguments, axis=case.axis)
+    def backward(self, case):
+        return _backward(case, cbnorm.batchnorm_backward, self.train(case))
 
-    def _batchnorm_backward(self, case):
-        cache = cbnorm.batchnorm_forward(case.x, case.gamma, case.beta, EPS, axis=case.axis)[1]
-        return self._backward(case, cbnorm.batchnorm_backward, cache)
+    def layernorm(self, case):
+        return _forward(case, cbnorm.layernorm_forward, case.gamma, case.beta, EPS, axis=case.axis)
 
-    def _layernorm(self, case):
-        return self._forward(case, cbnorm.layernorm_forward, case.gamma, case.beta, EPS, axis=case.axis)
+    def layernorm_backward(self, case):
+        return _backward(case, cbnorm.layernorm_backward, self.layernorm(case))
 
-    def _layernorm_backward(self, case):
-        cache = self._layernorm(case).fresh()[1]
-        return self._backward(case, cbnorm.layernorm_backward, cache)
+    def groupnorm(self, case):
+        return _forward(case, cbnorm.groupnorm_forward, case.gamma, case.beta, case.num_groups, EPS)
 
-    def _groupnorm(self, case):
-        return self._forward(case, cbnorm.groupnorm_forward, case.gamma, case.beta, case.num_groups, EPS)
+    def groupnorm_backward(self, case):
+        return _backward(case, cbnorm.groupnorm_backward, self.groupnorm(case))
 
-    def _groupnorm_backward(self, case):
-        return self._backward(case, cbnorm.groupnorm_backward, self._groupnorm(case).fresh()[1])
+    def instancenorm(self, case):
+        return _forward(case, cbnorm.instancenorm_forward, case.gamma, case.beta, EPS)
 
-    def _instancenorm(self, case):
-        return self._forward(case, cbnorm.instancenorm_forward, case.gamma, case.beta, EPS)
+    def instancenorm_backward(self, case):
+        return _backward(case, cbnorm.instancenorm_backward, self.instancenorm(case))
 
-    def _instancenorm_backward(self, case):
-        return self._backward(case, cbnorm.instancenorm_backward, self._instancenorm(case).fresh()[1])
+    def rmsnorm(self, case):
+        return _forward(case, cbnorm.rmsnorm_forward, case.gamma, EPS, axis=case.axis)
 
-    def _rmsnorm(self, case):
-        return self._forward(case, cbnorm.rmsnorm_forward, case.gamma, EPS, axis=case.axis)
+    def rmsnorm_backward(self, case):
+        return _backward(case, cbnorm.rmsnorm_backward, self.rmsnorm(case))
 
-    def _rmsnorm_backward(self, case):
-        return self._backward(case, cbnorm.rmsnorm_backward, self._rmsnorm(case).fresh()[1])
+
+def _forward(case, function, *arguments, **options):
+    call = partial(function, case.x, *arguments, **options)
+    return Calls(call, partial(call, out=case.out), lambda result: result[:1])
+
+
+def _backward(case, function, forward):
+    cache = forward.fresh()[1]
+    call = partial(function, case.dout, cache)
+    return Calls(call, partial(call, out=case.out))

@@ -27,18 +27,6 @@ class Numba(Peer):
         self.loops = {
             parallel: compile_loops(numba, parallel, EPS, num_threads if parallel else 1) for parallel in (False, True)
         }
-        self.operations = {
-            "train": self._train,
-            "test": self._test,
-            "backward": self._batchnorm_backward,
-            "layernorm": self._layernorm,
-            "layernorm-backward": self._layernorm_backward,
-            "groupnorm": self._groupnorm,
-            "groupnorm-backward": self._groupnorm_backward,
-            "instancenorm": self._groupnorm,
-            "instancenorm-backward": self._groupnorm_backward,
-            "rmsnorm": self._rmsnorm,
-        }
 
     def close(self):
         """Give back the number of threads."""
@@ -56,45 +44,47 @@ class Numba(Peer):
 
         return Calls(fresh, lambda: loop(out) or (out,))
 
-    def _train(self, case):
+    def train(self, case):
         kind, shape = _layout(case)
         return self._calls(case, f"{kind}_train", shape, case.x.reshape(shape), case.gamma, case.beta)
 
-    def _test(self, case):
+    def test(self, case):
         kind, shape = _layout(case)
         inv_std = 1 / np.sqrt(case.moving_var + EPS)
         arguments = (case.x.reshape(shape), case.moving_mean, inv_std, case.gamma, case.beta)
         return self._calls(case, f"{kind}_normalize", shape, *arguments)
 
-    def _batchnorm_backward(self, case):
+    def backward(self, case):
         kind, shape = _layout(case)
         axes = tuple(i for i in range(case.x.ndim) if i != case.axis)
-        return self._backward(case, f"{kind}_backward", shape, case.x, axes, case.gamma)
+        return self._gradients(case, f"{kind}_backward", shape, case.x, axes, case.gamma)
 
-    def _layernorm(self, case):
+    def layernorm(self, case):
         shape = _rows(case)
         parameters = (case.gamma.reshape(-1), case.beta.reshape(-1))
         return self._calls(case, "layer_forward", shape, case.x.reshape(shape), *parameters)
 
-    def _layernorm_backward(self, case):
+    def layernorm_backward(self, case):
         shape = _rows(case)
-        return self._backward(case, "layer_backward", shape, case.x.reshape(shape), 1, case.gamma.reshape(-1))
+        return self._gradients(case, "layer_backward", shape, case.x.reshape(shape), 1, case.gamma.reshape(-1))
 
-    def _groupnorm(self, case):
+    def groupnorm(self, case):
         shape, parameters_shape = _groups(case)
         parameters = (each.reshape(parameters_shape) for each in (case.gamma, case.beta))
         return self._calls(case, "group_forward", shape, case.x.reshape(shape), *parameters)
 
-    def _groupnorm_backward(self, case):
+    def groupnorm_backward(self, case):
         shape, parameters_shape = _groups(case)
         gamma = case.gamma.reshape(parameters_shape)
-        return self._backward(case, "group_backward", shape, case.x.reshape(shape), (1, 2), gamma)
+        return self._gradients(case, "group_backward", shape, case.x.reshape(shape), (1, 2), gamma)
 
-    def _rmsnorm(self, case):
+    instancenorm, instancenorm_backward = groupnorm, groupnorm_backward
+
+    def rmsnorm(self, case):
         shape = _rows(case)
         return self._calls(case, "rms_forward", shape, case.x.reshape(shape), case.gamma.reshape(-1))
 
-    def _backward(self, case, name, shape, x, axes, gamma):
+    def _gradients(self, case, name, shape, x, axes, gamma):
         """Calls of a loop for gradients, with the mean and inv_std over some axes of x."""
         mean, var = x.mean(axis=axes, dtype=np.float64), x.var(axis=axes, dtype=np.float64)
         arguments = (x.reshape(shape), mean, 1 / np.sqrt(var + EPS), gamma)

@@ -15,62 +15,49 @@ class NumPy(Peer):
     name = "numpy"
     note = "one thread"
 
-    def __init__(self, num_threads):
-        self.operations = {
-            "train": self._train,
-            "test": self._test,
-            "backward": self._batchnorm_backward,
-            "layernorm": self._layernorm,
-            "layernorm-backward": self._layernorm_backward,
-            "groupnorm": self._groupnorm,
-            "groupnorm-backward": self._groupnorm_backward,
-            "instancenorm": self._groupnorm,
-            "instancenorm-backward": self._groupnorm_backward,
-            "rmsnorm": self._rmsnorm,
-            "rmsnorm-backward": self._rmsnorm_backward,
-        }
-
     def _bind(self, formula, *arrays, **settings):
         """Calls of a formula of `cbnorm.cli.formulas`: what a peer that compiles them replaces."""
         return Calls(partial(formula, *arrays, **settings))
 
-    def _train(self, case):
+    def train(self, case):
         axes, gamma, beta = _broadcast(case, case.gamma, case.beta)
         moving = (case.moving_mean, case.moving_var)
         return self._bind(formulas.train, case.x, gamma, beta, *moving, axes=axes, eps=EPS, momentum=MOMENTUM)
 
-    def _test(self, case):
+    def test(self, case):
         moving = (each.astype(case.x.dtype) for each in (case.moving_mean, case.moving_var))
         axes, *parameters = _broadcast(case, case.gamma, case.beta, *moving)
         return self._bind(formulas.normalize, case.x, *parameters, axes=axes, eps=EPS)
 
-    def _batchnorm_backward(self, case):
+    def backward(self, case):
         axes, gamma, beta = _broadcast(case, case.gamma, case.beta)
         cache = formulas.forward(case.x, gamma, beta, axes=axes, eps=EPS)[1]
         return self._bind(formulas.batch_backward, case.dout, cache, gamma, axes=axes)
 
-    def _layernorm(self, case):
+    def layernorm(self, case):
         return self._bind(formulas.normalize, case.x, case.gamma, case.beta, axes=_trailing(case), eps=EPS)
 
-    def _layernorm_backward(self, case):
+    def layernorm_backward(self, case):
         axes, leading = _trailing(case), tuple(range(case.axis))
         cache = formulas.forward(case.x, case.gamma, case.beta, axes=axes, eps=EPS)[1]
         return self._bind(formulas.rows_backward, case.dout, cache, case.gamma, axes=axes, parameter_axes=leading)
 
-    def _groupnorm(self, case):
+    def groupnorm(self, case):
         x, _, gamma, beta, axes = _grouped(case)
         return self._bind(formulas.normalize, x, gamma, beta, axes=axes, eps=EPS)
 
-    def _groupnorm_backward(self, case):
+    def groupnorm_backward(self, case):
         x, dout, gamma, beta, axes = _grouped(case)
         cache = formulas.forward(x, gamma, beta, axes=axes, eps=EPS)[1]
         apart = (0, *range(3, x.ndim))  # samples and positions
         return self._bind(formulas.rows_backward, dout, cache, gamma, axes=axes, parameter_axes=apart)
 
-    def _rmsnorm(self, case):
+    instancenorm, instancenorm_backward = groupnorm, groupnorm_backward
+
+    def rmsnorm(self, case):
         return self._bind(formulas.rms_normalize, case.x, case.gamma, axes=_trailing(case), eps=EPS)
 
-    def _rmsnorm_backward(self, case):
+    def rmsnorm_backward(self, case):
         axes, leading = _trailing(case), tuple(range(case.axis))
         inv_rms = 1 / ((case.x * case.x).mean(axis=axes, keepdims=True) + EPS) ** 0.5
         cache = case.x * inv_rms, inv_rms

@@ -22,14 +22,6 @@ class OnnxRuntime(Peer):
         self.options = onnxruntime.SessionOptions()
         self.options.intra_op_num_threads = num_threads
         self.options.log_severity_level = 3
-        self.operations = {
-            "train": self._train,
-            "test": self._test,
-            "layernorm": partial(self._rows, "LayerNormalization"),
-            "groupnorm": self._groupnorm,
-            "instancenorm": self._instancenorm,
-            "rmsnorm": partial(self._rows, "RMSNormalization"),
-        }
 
     def _calls(self, case, x, node, parameters, num_outputs=1, **attributes):
         """Calls of a model of one node on x, the parameters its constants."""
@@ -71,20 +63,23 @@ class OnnxRuntime(Peer):
             case, x, "BatchNormalization", parameters, num_outputs, epsilon=EPS, momentum=MOMENTUM, **attributes
         )
 
-    def _train(self, case):
+    def train(self, case):
         return self._batchnorm(case, 3, training_mode=1)
 
-    def _test(self, case):
+    def test(self, case):
         return self._batchnorm(case, 1)
 
-    def _rows(self, node, case):
-        parameters = (case.gamma, case.beta) if node == "LayerNormalization" else (case.gamma,)
-        return self._calls(case, case.x, node, parameters, axis=case.axis, epsilon=EPS)
+    def layernorm(self, case):
+        parameters = (case.gamma, case.beta)
+        return self._calls(case, case.x, "LayerNormalization", parameters, axis=case.axis, epsilon=EPS)
 
-    def _groupnorm(self, case):
+    def rmsnorm(self, case):
+        return self._calls(case, case.x, "RMSNormalization", (case.gamma,), axis=case.axis, epsilon=EPS)
+
+    def groupnorm(self, case):
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(case.x.dtype)
         settings = {"num_groups": case.num_groups, "epsilon": EPS, "stash_type": kind}
         return self._calls(case, case.x, "GroupNormalization", (case.gamma, case.beta), **settings)
 
-    def _instancenorm(self, case):
+    def instancenorm(self, case):
         return self._calls(case, case.x, "InstanceNormalization", (case.gamma, case.beta), epsilon=EPS)

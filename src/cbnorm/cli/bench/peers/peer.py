@@ -1,9 +1,9 @@
 """What a peer of `cbnorm bench` is.
 
-A peer is a class with the `name` under which it is imported, made with the number of threads it may use.
-Its `operations` map names of `cases.OPERATIONS` to a function of a Case that gives Calls, or None
-where the peer cannot do that case. To add one, write its file and name it in `peers.PEERS`; whatever it
-needs is imported in its constructor.
+A peer is a class with the `name` under which it is imported, made with the number of threads it may use, and
+with a method for each of `cases.OPERATIONS` that it can do, by its name: of a Case it gives Calls, or None
+where it cannot do that case. To add one, write its file and name it in `peers.PEERS`; whatever it needs is
+imported in its constructor.
 """
 
 import math
@@ -21,11 +21,6 @@ class Calls(NamedTuple):
     fresh: Callable
     out: Callable | None = None  # the same into the Case's `out`
     arrays: Callable = lambda result: result  # what a call gave -> y, or dx, dgamma, dbeta, as NumPy arrays
-
-
-def first(result):
-    """Y alone, of what a forward call gave."""
-    return result[:1]
 
 
 def factors(case):
@@ -46,11 +41,11 @@ class Peer:
     note = ""  # what a reader of its numbers must know
 
     def __init__(self, num_threads):
-        self.operations = {}
+        pass
 
     def calls(self, case):
         """Calls for a case, or None where this peer cannot do it."""
-        operation = self.operations.get(case.operation)
+        operation = getattr(self, case.operation.method, None)
         return operation and operation(case)
 
     def matmul(self, case):

@@ -22,7 +22,6 @@ class Sklearn(Peer):
         self.scaler = StandardScaler
         self._config = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
         self._config.__enter__()
-        self.operations = {"train": self._train, "test": self._test}
 
     def close(self):
         """Give back its configuration."""
@@ -32,11 +31,11 @@ class Sklearn(Peer):
         """The version of the package that brings it."""
         return version("scikit-learn")
 
-    def _train(self, case):
+    def train(self, case):
         scaler = self.scaler()
         return _calls(case, scaler, scaler.fit_transform)
 
-    def _test(self, case):
+    def test(self, case):
         scaler = self.scaler()
         scaler.n_features_in_ = case.num_channels
         scaler.mean_, scaler.var_ = case.moving_mean, case.moving_var

@@ -21,18 +21,6 @@ class Torch(Peer):
         torch.set_num_threads(num_threads)
         self._inference = torch.inference_mode()  # about a microsecond less a call
         self._inference.__enter__()
-        self.operations = {
-            "train": self._batchnorm,
-            "test": self._batchnorm,
-            "backward": self._batchnorm_backward,
-            "layernorm": self._layernorm,
-            "layernorm-backward": self._layernorm_backward,
-            "groupnorm": self._groupnorm,
-            "groupnorm-backward": self._groupnorm_backward,
-            "instancenorm": self._groupnorm,
-            "instancenorm-backward": self._groupnorm_backward,
-            "rmsnorm": self._rmsnorm,
-        }
 
     def matmul(self, case):
         """PyTorch's own."""
@@ -55,16 +43,18 @@ class Torch(Peer):
         x, _, _, gamma, beta = self._tensors(case)
         # Copies, as training changes them in place.
         moving = (self._tensor(each).to(x.dtype, copy=True) for each in (case.moving_mean, case.moving_var))
-        return x, gamma, beta, *moving, case.operation != "test", 1 - MOMENTUM, EPS
+        return x, gamma, beta, *moving, case.operation.name != "test", 1 - MOMENTUM, EPS
 
-    def _batchnorm(self, case):
+    def train(self, case):
         call = partial(self.torch.native_batch_norm, *self._batchnorm_arguments(case))
         out, into_out = self._tensors(case)[2], None
         if self._knows_layout(out):
-            statistics = 0 if case.operation == "test" else case.num_channels
+            statistics = 0 if case.operation.name == "test" else case.num_channels
             saved = (out.new_empty(statistics) for _ in range(2))
             into_out = partial(call, out=(out, *saved))
         return Calls(call, into_out, partial(_channels_back, case.axis))
+
+    test = train
 
     def _knows_layout(self, tensor):
         """Whether native_batch_norm writes an out= of these strides right: to others it does not (2.13)."""
@@ -72,7 +62,7 @@ class Torch(Peer):
         own = {"memory_format": formats[tensor.ndim]} if tensor.ndim in formats else {}
         return tensor.is_contiguous() or tensor.is_contiguous(**own)
 
-    def _batchnorm_backward(self, case):
+    def backward(self, case):
         arguments = self._batchnorm_arguments(case)
         x, gamma, _, mean, var, *_ = arguments
         _, *saved = self.torch.native_batch_norm(*arguments)
@@ -86,10 +76,10 @@ class Torch(Peer):
         x, gamma, beta = map(self._tensor, (case.x, case.gamma, case.beta))
         return x, case.gamma.shape, gamma, beta, EPS
 
-    def _layernorm(self, case):
+    def layernorm(self, case):
         return Calls(partial(self.torch.native_layer_norm, *self._layernorm_arguments(case)), None, _y)
 
-    def _layernorm_backward(self, case):
+    def layernorm_backward(self, case):
         arguments = self._layernorm_arguments(case)
         x, normalized, gamma, beta, _ = arguments
         _, *saved = self.torch.native_layer_norm(*arguments)
@@ -105,10 +95,10 @@ class Torch(Peer):
         # torch.instance_norm goes through batch normalization and takes longer than groups of one channel.
         return x, gamma, beta, samples, channels, x[0, 0].numel(), case.groups, EPS
 
-    def _groupnorm(self, case):
+    def groupnorm(self, case):
         return Calls(partial(self.torch.native_group_norm, *self._groupnorm_arguments(case)), None, _y)
 
-    def _groupnorm_backward(self, case):
+    def groupnorm_backward(self, case):
         arguments = self._groupnorm_arguments(case)
         x, gamma, _, *sizes, _ = arguments
         _, *saved = self.torch.native_group_norm(*arguments)
@@ -118,7 +108,9 @@ class Torch(Peer):
         )
         return Calls(call, None, _arrays)
 
-    def _rmsnorm(self, case):
+    instancenorm, instancenorm_backward = groupnorm, groupnorm_backward
+
+    def rmsnorm(self, case):
         x, normalized, gamma, _, eps = self._layernorm_arguments(case)
         call = partial(self.torch._fused_rms_norm, x, normalized, gamma, eps)
         return Calls(call, None, _y)
