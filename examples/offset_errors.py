@@ -7,13 +7,13 @@ float64. Run as `python examples/offset_errors.py`; PyTorch's columns appear whe
 import numpy as np
 
 import cbnorm
-from cbnorm.cli.demo.formulas import batchnorm_forward as numpy_formulas
+from cbnorm.cli import formulas
 
 
 def libraries():
     """Name of each library and its call: x -> y."""
     calls = {
-        "NumPy": lambda x: numpy_formulas(x, np.float32(1), np.float32(0))[0],
+        "NumPy": lambda x: formulas.forward(x, np.float32(1), np.float32(0), axes=0, eps=1e-5)[0],
         "cbnorm": lambda x: cbnorm.batchnorm_forward(x)[0],
     }
     try:

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 
 import cbnorm.cli
-from cbnorm.cli import formulas
 from cbnorm.cli.bench import measure
-from cbnorm.cli.bench.cases import OPERATIONS, Case, Shape
+from cbnorm.cli.bench.cases import OPERATIONS, Shape
 from cbnorm.cli.bench.peers import PEERS, installed_peers
 from cbnorm.cli.bench.peers.numpy import NumPy
 from cbnorm.cli.bench.peers.peer import Calls, Peer
-from cbnorm.cli.demo import formulas as demo_formulas
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -275,19 +273,3 @@ def test_pools_wait_for_one_another():
 @pytest.mark.parametrize("text", ["64x3", "64x224x224x3@-1", "16x256x28x28/16", "2x3x4@1/1"])
 def test_shapes_are_spelled_as_they_are_read(text):
     assert str(Shape.parse(text)) == text
-
-
-def test_formulas_are_those_of_the_demo():
-    case = Case.make("train", Shape.parse("60x7"), np.dtype(np.float32))
-    parameters = (case.x, case.gamma, case.beta)
-    y, cache, *moving = demo_formulas.batchnorm_forward(
-        *parameters, moving_mean=case.moving_mean, moving_var=case.moving_var
-    )
-    settings = {"axes": (0,), "eps": 1e-5}
-    found = formulas.train(*parameters, case.moving_mean, case.moving_var, momentum=0.9, **settings)
-    for got, want in zip(found, (y, *moving), strict=True):
-        np.testing.assert_array_equal(got, want)
-    own_cache = formulas.forward(*parameters, **settings)[1]
-    found = formulas.batch_backward(case.dout, own_cache, case.gamma, axes=(0,))
-    for got, want in zip(found, demo_formulas.batchnorm_backward(case.dout, cache), strict=True):
-        np.testing.assert_array_equal(got.reshape(want.shape), want)

@@ -1,14 +1,14 @@
-"""What a user of the command line sees: output, exit status, picture; and the demo's formulas."""
+"""What a user of the command line and of `cbnorm demo` sees: output, exit status, picture; how its network trains."""
 
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import reference
 
 import cbnorm.cli
-from cbnorm.cli.demo import formulas
+from cbnorm.cli.demo import numpy_layers
+from cbnorm.cli.demo.network import NORMS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("rich")
@@ -175,36 +175,6 @@ def test_divergence_counts_as_not_training(capsys, tmp_path):
     picture.draw(results, tmp_path / "picture.png")
 
 
-@pytest.mark.parametrize("mode", ["train", "test"])
-def test_forward_formula(mode):
-    rng = np.random.default_rng(0)
-    x = rng.normal(1, 2, (60, 7)).astype(np.float32)
-    gamma, beta, mean = rng.normal(size=(3, 7)).astype(np.float32)
-    options = {"moving_mean": mean, "moving_var": mean**2 + 1, "mode": mode}
-    y, _, *moving = formulas.batchnorm_forward(x, gamma, beta, **options)
-    y64, _, *moving64 = reference.batchnorm_forward(x, gamma, beta, **options)
-    assert y.dtype == np.float32
-    np.testing.assert_allclose(y, y64, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(moving, moving64, rtol=1e-5, atol=1e-5)
-
-
-def test_backward_formula():
-    rng = np.random.default_rng(0)
-    x, dout = rng.normal(size=(2, 60, 7)).astype(np.float32)
-    gamma, beta = rng.normal(size=(2, 7)).astype(np.float32)
-    grads = formulas.batchnorm_backward(dout, formulas.batchnorm_forward(x, gamma, beta)[1])
-    grads64 = reference.batchnorm_backward(dout, reference.batchnorm_forward(x, gamma, beta)[1])
-    for grad, grad64 in zip(grads, grads64, strict=True):
-        assert grad.dtype == np.float32
-        np.testing.assert_allclose(grad, grad64, rtol=1e-4, atol=1e-5)
-
-
-def test_formula_rejects_other_modes():
-    x = np.zeros((2, 3), np.float32)
-    with pytest.raises(ValueError, match="mode: expected 'train' or 'test', got 'eval'"):
-        formulas.batchnorm_forward(x, np.ones(3), np.zeros(3), mode="eval")
-
-
 @pytest.mark.parametrize("norms", [("layer", "group", "rms"), ("none",)])
 def test_any_normalizations_can_be_compared(norms, capsys, tmp_path):
     from cbnorm.cli.demo import experiment, picture, report
@@ -228,14 +198,23 @@ def test_an_unknown_normalization_is_told(capsys):
     assert "argument --norm: invalid choice: 'lair'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "options"), [("layernorm", {}), ("groupnorm", {"num_groups": 5}), ("rmsnorm", {})])
-def test_formulas_of_rows_agree_with_the_reference(kind, options):
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "none"])
+def test_numpys_layers_are_called_like_cbnorms_and_give_the_same(norm):
     rng = np.random.default_rng(0)
-    x, dout = rng.standard_normal((2, 31, 20))
-    parameters = rng.standard_normal((1 if kind == "rmsnorm" else 2, 20))
-    y, cache = getattr(formulas, f"{kind}_forward")(x, *parameters, **options)
-    want_y, want_cache = getattr(reference, f"{kind}_forward")(x, *parameters, **options)
-    np.testing.assert_allclose(y, want_y, atol=1e-12)
-    backward = reference.rmsnorm_backward if kind == "rmsnorm" else reference.rows_backward
-    for got, want in zip(getattr(formulas, f"{kind}_backward")(dout, cache), backward(dout, want_cache), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-12)
+    batches, douts = rng.standard_normal((2, 3, 60, 100)).astype(np.float32)
+    ours, theirs = (NORMS[norm](layers, 100) for layers in (cbnorm, numpy_layers))
+    for layer in (ours, theirs):
+        for parameter in layer.parameters().values():
+            parameter += np.linspace(0, 0.5, 100, dtype=np.float32)
+    assert list(ours.parameters()) == list(theirs.parameters())
+    for x, dout in zip(batches, douts, strict=True):
+        np.testing.assert_allclose(theirs.forward(x), ours.forward(x), atol=1e-5)
+        np.testing.assert_allclose(theirs.backward(dout), ours.backward(dout), atol=1e-5)
+        assert list(ours.grads) == list(theirs.grads)
+        for name, gradient in ours.grads.items():
+            assert theirs.grads[name].shape == gradient.shape
+            assert theirs.grads[name].dtype == gradient.dtype
+            np.testing.assert_allclose(theirs.grads[name], gradient, atol=1e-4)
+    for layer in (ours, theirs):
+        layer.eval()
+    np.testing.assert_allclose(theirs.forward(batches[0]), ours.forward(batches[0]), atol=1e-5)

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 import cbnorm
-from cbnorm.cli.demo import formulas
+from cbnorm.cli.demo import numpy_layers
 from cbnorm.cli.demo.network import Network
 from cbnorm.cli.demo.results import Results, Run, Timing
 
@@ -52,11 +52,11 @@ class Digits:
 class Trainer:
     """A network at a learning rate; the seed alone decides its first weights and its shuffles."""
 
-    def __init__(self, digits, norm, learning_rate, seed, library=cbnorm):
+    def __init__(self, digits, norm, learning_rate, seed, layers=cbnorm):
         weights_rng, self.shuffle_rng = np.random.default_rng(seed).spawn(2)
         self.digits = digits
         self.learning_rate = learning_rate
-        self.network = Network(SIZES, norm, INIT_STD, weights_rng, library)
+        self.network = Network(SIZES, norm, INIT_STD, weights_rng, layers)
         self.losses = []
         self.seconds = 0.0
 
@@ -151,7 +151,7 @@ def _train(trainer, norm, epochs, progress):
         learning_rate=trainer.learning_rate,
         losses=trainer.losses,
         accuracies=accuracies,
-        population_accuracy=network.accuracy(digits.test_x, digits.test_labels),
+        population_accuracy=network.accuracy(digits.test_x, digits.test_labels) if network.has_statistics else None,
         spread=spread,
     )
 
@@ -159,7 +159,7 @@ def _train(trainer, norm, epochs, progress):
 def _compare_time(digits, norm, learning_rate, seed, epochs, progress):
     trainers = {
         "cbnorm": Trainer(digits, norm, learning_rate, seed, cbnorm),
-        "NumPy": Trainer(digits, norm, learning_rate, seed, formulas),
+        "NumPy": Trainer(digits, norm, learning_rate, seed, numpy_layers),
     }
     # Epoch by epoch in turn, so that both meet the same load of the machine.
     for epoch in range(epochs):

@@ -1,13 +1,10 @@
 """A multilayer perceptron in NumPy, float32: hidden layers of tanh(norm(x W + b)), softmax, plain SGD.
 
-A normalization is any object with `params` and `grads` (lists of arrays), `forward(x, training)` and
-`backward(dout)`; `NORMS` names them. One whose test-time statistics can be set has `use_population` too.
+Its normalizations are cbnorm's layers, or others that are called like them; `NORMS` names them.
 """
 
-from functools import partial
 from itertools import pairwise
 from time import perf_counter
-from types import MappingProxyType
 
 import numpy as np
 
@@ -17,12 +14,16 @@ import cbnorm
 class NoNorm:
     """Passes everything through: the network without normalization."""
 
-    params = grads = ()
+    def parameters(self):
+        """None."""
+        return {}
 
-    def __init__(self, num_features, library):
-        pass
+    def train(self):
+        """Nothing changes."""
 
-    def forward(self, x, training):
+    eval = train
+
+    def forward(self, x):
         """Return x itself."""
         return x
 
@@ -31,88 +32,14 @@ class NoNorm:
         return dout
 
 
-class BatchNorm:
-    """Batch normalization by the two functions of `library`: cbnorm, or the formulas in its place."""
-
-    def __init__(self, num_features, library):
-        self.library = library
-        self.params = [np.ones(num_features, np.float32), np.zeros(num_features, np.float32)]
-        self.grads = []
-        self.test_mean, self.test_var = np.zeros(num_features), np.ones(num_features)
-
-    def forward(self, x, training):
-        """Normalize x, (N, C): by the batch in training, else by the moving averages."""
-        gamma, beta = self.params
-        y, self.cache, self.test_mean, self.test_var = self.library.batchnorm_forward(
-            x,
-            gamma,
-            beta,
-            moving_mean=self.test_mean,
-            moving_var=self.test_var,
-            mode="train" if training else "test",
-        )
-        return y
-
-    def backward(self, dout):
-        """Gradient with respect to x; those of gamma and beta go to `grads`."""
-        dx, dgamma, dbeta = self.library.batchnorm_backward(dout, self.cache)
-        self.grads = [dgamma, dbeta]
-        return dx
-
-    def use_population(self, batches):
-        """Replace the moving averages by the statistics of all `batches` together."""
-        population = cbnorm.PopulationStats()
-        for x in batches:
-            population.update(x)
-        self.test_mean, self.test_var = population.mean, population.var()
-
-
-class RowNorm:
-    """A normalization of each row by itself, which knows no moving averages and no test mode."""
-
-    kind = None  # the functions' name in the library
-    num_params = 2  # gamma and beta
-    options = MappingProxyType({})
-
-    def __init__(self, num_features, library):
-        self.call = partial(getattr(library, f"{self.kind}_forward"), **self.options)
-        self.differentiate = getattr(library, f"{self.kind}_backward")
-        starts = (np.ones, np.zeros)[: self.num_params]
-        self.params = [start(num_features, np.float32) for start in starts]
-        self.grads = []
-
-    def forward(self, x, training):
-        """Normalize each row of x, (N, C)."""
-        y, self.cache = self.call(x, *self.params)
-        return y
-
-    def backward(self, dout):
-        """Gradient with respect to x; those of the parameters go to `grads`."""
-        dx, *self.grads = self.differentiate(dout, self.cache)
-        return dx
-
-
-class LayerNorm(RowNorm):
-    """Layer normalization."""
-
-    kind = "layernorm"
-
-
-class GroupNorm(RowNorm):
-    """Group normalization in ten groups."""
-
-    kind = "groupnorm"
-    options = MappingProxyType({"num_groups": 10})
-
-
-class RMSNorm(RowNorm):
-    """RMS normalization, which has no beta."""
-
-    kind = "rmsnorm"
-    num_params = 1
-
-
-NORMS = {"none": NoNorm, "batch": BatchNorm, "layer": LayerNorm, "group": GroupNorm, "rms": RMSNorm}
+# Each makes a layer of so many channels; `layers` is where the classes come from.
+NORMS = {
+    "none": lambda layers, width: NoNorm(),
+    "batch": lambda layers, width: layers.BatchNorm(width),
+    "layer": lambda layers, width: layers.LayerNorm(width),
+    "group": lambda layers, width: layers.GroupNorm(10, width),
+    "rms": lambda layers, width: layers.RMSNorm(width),
+}
 
 
 class Dense:
@@ -120,18 +47,21 @@ class Dense:
 
     def __init__(self, num_inputs, num_outputs, init_std, rng):
         weight = rng.normal(0, init_std, (num_inputs, num_outputs)).astype(np.float32)
-        self.params = [weight, np.zeros(num_outputs, np.float32)]
+        self.weight, self.bias = weight, np.zeros(num_outputs, np.float32)
+
+    def parameters(self):
+        """W and b by name, as cbnorm's layers give theirs."""
+        return {"weight": self.weight, "bias": self.bias}
 
     def forward(self, x):
         """(N, inputs) -> (N, outputs)."""
         self.x = x
-        weight, bias = self.params
-        return x @ weight + bias
+        return x @ self.weight + self.bias
 
     def backward(self, dout):
         """Gradient with respect to x; those of W and b go to `grads`."""
-        self.grads = [self.x.T @ dout, dout.sum(axis=0)]
-        return dout @ self.params[0].T
+        self.grads = {"weight": self.x.T @ dout, "bias": dout.sum(axis=0)}
+        return dout @ self.weight.T
 
 
 class Network:
@@ -147,8 +77,8 @@ class Network:
         Standard deviation of the initial weights, the same for all layers.
     rng : numpy.random.Generator
         Draws the weights.
-    library : module
-        Where the normalization functions come from.
+    layers : module
+        Where the classes of the normalizations come from.
 
     Attributes
     ----------
@@ -156,18 +86,28 @@ class Network:
         Time spent in normalization so far, forward and backward.
     """
 
-    def __init__(self, sizes, norm, init_std, rng, library=cbnorm):
+    def __init__(self, sizes, norm, init_std, rng, layers=cbnorm):
         self.denses = [Dense(*shape, init_std, rng) for shape in pairwise(sizes)]
-        self.norms = [NORMS[norm](width, library) for width in sizes[1:-1]]
+        self.norms = [NORMS[norm](layers, width) for width in sizes[1:-1]]
         self.norm_seconds = 0.0
 
-    def forward(self, x, training):
+    def train(self):
+        """Normalize by the batch from now on."""
+        for norm in self.norms:
+            norm.train()
+
+    def eval(self):
+        """Normalize by the statistics for test time from now on."""
+        for norm in self.norms:
+            norm.eval()
+
+    def forward(self, x):
         """Scores of the classes, (N, classes); the activations of the hidden layers stay in `hidden`."""
         self.hidden = []
         for dense, norm in zip(self.denses[:-1], self.norms, strict=True):
             x = dense.forward(x)
             start = perf_counter()
-            x = norm.forward(x, training)
+            x = norm.forward(x)
             self.norm_seconds += perf_counter() - start
             x = np.tanh(x)
             self.hidden.append(x)
@@ -185,7 +125,8 @@ class Network:
 
     def train_step(self, x, labels, learning_rate):
         """One step of gradient descent on a batch; returns its loss (mean cross-entropy) before the step."""
-        scores = self.forward(x, training=True)
+        self.train()
+        scores = self.forward(x)
         rows = np.arange(len(x))
         scores = scores - scores.max(axis=1, keepdims=True)
         log_probabilities = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -195,26 +136,34 @@ class Network:
         dscores[rows, labels] -= 1
         self.backward(dscores / np.float32(len(x)))
         for layer in (*self.denses, *self.norms):
-            for param, grad in zip(layer.params, layer.grads, strict=True):
-                param -= np.float32(learning_rate) * grad
+            for name, parameter in layer.parameters().items():
+                parameter -= np.float32(learning_rate) * layer.grads[name]
         return float(loss)
 
     def accuracy(self, x, labels):
         """Share of rows classified right, in test mode."""
-        return float((self.forward(x, training=False).argmax(axis=1) == labels).mean())
+        self.eval()
+        return float((self.forward(x).argmax(axis=1) == labels).mean())
 
     def spread(self, x):
         """Standard deviation of the activations over the rows of x, averaged over each hidden layer."""
-        self.forward(x, training=False)
+        self.eval()
+        self.forward(x)
         return [float(y.std(axis=0).mean()) for y in self.hidden]
+
+    @property
+    def has_statistics(self):
+        """Whether there are statistics for test time."""
+        return any(isinstance(norm, cbnorm.BatchNorm) for norm in self.norms)
 
     def use_population(self, batches):
         """Give the normalizations the statistics of the whole training set for test time.
 
         Layer after layer, so that each one measures what it will be given at test time.
         """
+        self.eval()
         for dense, norm in zip(self.denses[:-1], self.norms, strict=True):
             batches = [dense.forward(x) for x in batches]
-            if hasattr(norm, "use_population"):
-                norm.use_population(batches)
-            batches = [np.tanh(norm.forward(x, training=False)) for x in batches]
+            if isinstance(norm, cbnorm.BatchNorm):
+                cbnorm.recompute_stats(norm, batches)
+            batches = [np.tanh(norm.forward(x)) for x in batches]

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cbnorm.cli.demo.experiment import BATCH_SIZE, INIT_STD, SIZES
-from cbnorm.cli.demo.network import NORMS
 from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
 
 
@@ -71,7 +70,7 @@ def _claims(results):
     table.add_row("test accuracy", *(f"{run.accuracy:.1%}" for run in best))
     table.add_row(
         "  with population statistics",
-        *(f"{run.population_accuracy:.1%}" if _has_population(run.norm) else "-" for run in best),
+        *("-" if run.population_accuracy is None else f"{run.population_accuracy:.1%}" for run in best),
     )
     table.add_row("spread (std) of the activations")
     initial = [results.initial_spread[norm] for norm in results.norms]
@@ -100,10 +99,6 @@ def _comparisons(results):
             f"{ours.norm}: {theirs.norm_seconds / ours.norm_seconds:.1f} times faster with cbnorm; "
             f"largest difference of the losses {difference:.1e}"
         )
-
-
-def _has_population(norm):
-    return hasattr(NORMS[norm], "use_population")
 
 
 def _epochs(count):

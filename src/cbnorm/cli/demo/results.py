@@ -15,7 +15,7 @@ class Run:
     learning_rate: float
     losses: list  # of every step
     accuracies: list  # on the test images after every epoch; shorter where the loss stopped being finite
-    population_accuracy: float
+    population_accuracy: float | None  # None where there are no statistics for test time
     spread: list
 
     @property

@@ -16,18 +16,22 @@ class NumPy(Peer):
     note = "one thread"
 
     def _bind(self, formula, *arrays, **settings):
-        """Calls of a formula of `cbnorm.cli.formulas`: what a peer that compiles them replaces."""
+        """Calls of a formula: what a peer that compiles them replaces."""
         return Calls(partial(formula, *arrays, **settings))
+
+    def _forward(self, formula, *arrays, **settings):
+        """Calls of a formula without its cache, so that a compiler leaves out what only the cache needs."""
+        return self._bind(partial(_without_cache, formula), *arrays, **settings)
 
     def train(self, case):
         axes, gamma, beta = _broadcast(case, case.gamma, case.beta)
         moving = (case.moving_mean, case.moving_var)
-        return self._bind(formulas.train, case.x, gamma, beta, *moving, axes=axes, eps=EPS, momentum=MOMENTUM)
+        return self._forward(formulas.train, case.x, gamma, beta, *moving, axes=axes, eps=EPS, momentum=MOMENTUM)
 
     def test(self, case):
         moving = (each.astype(case.x.dtype) for each in (case.moving_mean, case.moving_var))
-        axes, *parameters = _broadcast(case, case.gamma, case.beta, *moving)
-        return self._bind(formulas.normalize, case.x, *parameters, axes=axes, eps=EPS)
+        _, *parameters = _broadcast(case, *moving, case.gamma, case.beta)
+        return self._forward(formulas.normalize, case.x, *parameters, eps=EPS)
 
     def backward(self, case):
         axes, gamma, beta = _broadcast(case, case.gamma, case.beta)
@@ -35,7 +39,7 @@ class NumPy(Peer):
         return self._bind(formulas.batch_backward, case.dout, cache, gamma, axes=axes)
 
     def layernorm(self, case):
-        return self._bind(formulas.normalize, case.x, case.gamma, case.beta, axes=_trailing(case), eps=EPS)
+        return self._forward(formulas.forward, case.x, case.gamma, case.beta, axes=_trailing(case), eps=EPS)
 
     def layernorm_backward(self, case):
         axes, leading = _trailing(case), tuple(range(case.axis))
@@ -44,7 +48,7 @@ class NumPy(Peer):
 
     def groupnorm(self, case):
         x, _, gamma, beta, axes = _grouped(case)
-        return self._bind(formulas.normalize, x, gamma, beta, axes=axes, eps=EPS)
+        return self._forward(formulas.forward, x, gamma, beta, axes=axes, eps=EPS)
 
     def groupnorm_backward(self, case):
         x, dout, gamma, beta, axes = _grouped(case)
@@ -55,12 +59,11 @@ class NumPy(Peer):
     instancenorm, instancenorm_backward = groupnorm, groupnorm_backward
 
     def rmsnorm(self, case):
-        return self._bind(formulas.rms_normalize, case.x, case.gamma, axes=_trailing(case), eps=EPS)
+        return self._forward(formulas.rms_forward, case.x, case.gamma, axes=_trailing(case), eps=EPS)
 
     def rmsnorm_backward(self, case):
         axes, leading = _trailing(case), tuple(range(case.axis))
-        inv_rms = 1 / ((case.x * case.x).mean(axis=axes, keepdims=True) + EPS) ** 0.5
-        cache = case.x * inv_rms, inv_rms
+        cache = formulas.rms_forward(case.x, case.gamma, axes=axes, eps=EPS)[1]
         return self._bind(formulas.rms_backward, case.dout, cache, case.gamma, axes=axes, parameter_axes=leading)
 
 
@@ -78,6 +81,11 @@ class NumPyCopy:
 
     def close(self):
         """Nothing to undo."""
+
+
+def _without_cache(formula, *arrays, **settings):
+    y, _, *moving = formula(*arrays, **settings)
+    return y, *moving
 
 
 def _broadcast(case, *parameters):
