@@ -2,12 +2,12 @@
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 
 import cbnorm
 from cbnorm._threads import MOST_THREADS
+from cbnorm.cli import output
 from cbnorm.cli.demo.network import NORMS
 
 # What `pip install 'cbnorm[demo]'` adds, by import name.
@@ -199,14 +199,9 @@ def _info(options):
 
 def _demo(options):
     # Everything that can go wrong with the picture is told before the training, not after it.
-    if not options.no_plot:
-        from cbnorm.cli.demo import picture
+    if not options.no_plot and (problem := output.cannot_draw(options.output)):
+        options.fail(f"argument --output: {problem}")
 
-        problem = _cannot_write(options.output) or picture.unknown_format(options.output)
-        if problem:
-            options.fail(f"argument --output: {problem}")
-
-    from cbnorm.cli import output
     from cbnorm.cli.demo import experiment, report
 
     results = output.with_progress(
@@ -215,31 +210,22 @@ def _demo(options):
     report.print_tables(results)
     if options.no_plot:
         return 0
-    try:
-        picture.draw(results, options.output)
-    except OSError as error:
-        print(f"cbnorm demo: cannot write {options.output}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    print(f"Picture: {options.output}")
-    return 0
+
+    from cbnorm.cli.demo import picture
+
+    return 0 if output.write("demo", "Picture", picture.draw, results, options.output) else 1
 
 
 def _bench(options):
     # As for the demo: nothing that can be told before the measurement is told after it.
     plan = _plan(options)
-    if options.json and (problem := _cannot_write(options.json)):
+    if options.json and (problem := output.cannot_write(options.json)):
         options.fail(f"argument --json: {problem}")
     if options.plot and options.company is not None:
         options.fail("argument --plot: not with --company")
-    if options.plot:
-        from cbnorm.cli.bench import picture
-        from cbnorm.cli.demo.picture import unknown_format
+    if options.plot and (problem := output.cannot_draw(options.plot)):
+        options.fail(f"argument --plot: {problem}")
 
-        problem = _cannot_write(options.plot) or unknown_format(options.plot)
-        if problem:
-            options.fail(f"argument --plot: {problem}")
-
-    from cbnorm.cli import output
     from cbnorm.cli.bench import company, measure, report
     from cbnorm.cli.bench.peers import installed_peers
 
@@ -250,21 +236,24 @@ def _bench(options):
         "num_threads": options.threads or cbnorm.get_num_threads(),
         "budget": options.budget,
     }
-    if options.company is not None:
+    if options.company is None:
+        results = output.with_progress(measure.run, **settings)
+        report.print_tables(results)
+        agrees = results.agrees
+    else:
         if not options.against:
             settings["peers"] = [name for name in ("torch", "numpy") if name in settings["peers"]]
         results = output.with_progress(company.run, **settings, busy=options.company or (1, 2))
         report.print_company(results)
-        wrote = not options.json or _write(report.write_json, results, options.json, "Numbers")
-        return 0 if wrote else 1
-    results = output.with_progress(measure.run, **settings)
-    report.print_tables(results)
+        agrees = True  # nobody is checked
     written = [True]
     if options.json:
-        written.append(_write(report.write_json, results, options.json, "Numbers"))
+        written.append(output.write("bench", "Numbers", report.write_json, results, options.json))
     if options.plot:
-        written.append(_write(picture.draw, results, options.plot, "Picture"))
-    return 0 if all(written) and results.agrees else 1
+        from cbnorm.cli.bench import picture
+
+        written.append(output.write("bench", "Picture", picture.draw, results, options.plot))
+    return 0 if all(written) and agrees else 1
 
 
 def _plan(options):
@@ -280,24 +269,3 @@ def _plan(options):
             options.fail(f"argument --shape: {name}: {problems[shapes[0]]}")
         plan += [(name, shape) for shape, problem in problems.items() if not problem]
     return plan
-
-
-def _write(write, results, path, what):
-    try:
-        write(results, path)
-    except OSError as error:
-        print(f"cbnorm bench: cannot write {path}: {error.strerror or error}", file=sys.stderr)
-        return False
-    print(f"{what}: {path}")
-    return True
-
-
-def _cannot_write(path):
-    """Say why a file cannot be written at `path`, or None."""
-    if not path.parent.is_dir():
-        return f"no such directory: {path.parent}"
-    if path.is_dir():
-        return f"is a directory: {path}"
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        return f"no permission to write {path}"
-    return None

@@ -3,15 +3,11 @@
 from statistics import median
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from cbnorm.cli.bench.measure import US
+from cbnorm.cli.output import GREY, PALETTE, new_picture, save_picture
 
-# Okabe and Ito's colours, told apart by every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY = "0.4"
 LINE_HEIGHT = 0.21  # inches
 
 
@@ -31,8 +27,7 @@ def draw(results, path):
         If the file cannot be written.
     """
     heights, headings = _places(results.lines)
-    figure = Figure(figsize=(12, 3.2 + LINE_HEIGHT * (max(heights) + 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_picture(12, 3.2 + LINE_HEIGHT * (max(heights) + 1))
     by_peer, by_limit = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     _draw_ratios(by_peer, results, heights)
     _draw_limit(by_limit, results, heights)
@@ -54,7 +49,7 @@ def draw(results, path):
         fontsize=11,
         color=GREY,
     )
-    figure.savefig(path, format=path.suffix[1:].lower() or "png", dpi=110)
+    save_picture(figure, path)
 
 
 def _places(lines):
@@ -74,7 +69,7 @@ def _places(lines):
 def _draw_ratios(axes, results, heights):
     axes.axvline(1, color=GREY, linewidth=1)
     for index, name in enumerate(results.peers):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = PALETTE[index % len(PALETTE)]
         for kind, fill in (("fresh", "white"), ("out", colour)):
             found = [(line.ratio(name, kind), y) for line, y in zip(results.lines, heights, strict=True)]
             found = [(ratio, y) for ratio, y in found if ratio is not None]

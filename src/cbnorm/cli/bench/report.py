@@ -5,12 +5,9 @@ from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from cbnorm.cli.bench.company import ONE_THREAD
 from cbnorm.cli.bench.measure import TOLERANCE, US
+from cbnorm.cli.output import new_table, plural, print_heading, terminal
 
 WIDTH = 100
 
@@ -31,27 +28,23 @@ def print_company(results):
 
 
 def _print(results, table, sentences):
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = terminal(WIDTH)
     machine = results.machine
-    console.print(f"{machine['cpu']}, {_threads(results.num_threads)}, {machine['kernels']} kernels, {results.dtype}")
+    threads = plural(results.num_threads, "thread")
+    console.print(f"{machine['cpu']}, {threads}, {machine['kernels']} kernels, {results.dtype}")
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
     for operation, lines in groupby(results.lines, attrgetter("operation")):
         console.print()
-        console.print(operation, style="bold")
+        print_heading(console, operation)
         console.print(table(list(lines), results.peers))
     for sentence in sentences:
         console.print(sentence)
 
 
 def _company_table(lines, peers):
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("company", no_wrap=True)
     others = [name for name in (ONE_THREAD, *peers) if any(name in line.seconds for line in lines)]
-    for name in (US, *others):
-        table.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
+    headings = [name.replace(", ", "\n") for name in (US, *others)]
+    table = new_table(("shape", "company"), headings, collapse_padding=True)
     for line in lines:
         ours = line.seconds[US]
         ratios = [_ratio(line.seconds[name] / ours) if name in line.seconds else "" for name in others]
@@ -86,14 +79,12 @@ def _finite(number):
 
 
 def _table(lines, peers):
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("shape", no_wrap=True)
-    for name in ("cbnorm\nfresh", "cbnorm\nout=", "copy\nout="):
-        table.add_column(name, justify="right", no_wrap=True)
+    headings = ["cbnorm\nfresh", "cbnorm\nout=", "copy\nout="]
     peers = [name for name in peers if any(name in line.seconds or name in line.failures for line in lines)]
     for name in peers:
         kinds = "fresh/out" if any("out" in line.seconds.get(name, ()) for line in lines) else "fresh"
-        table.add_column(f"{name}\n{kinds}", justify="right", no_wrap=True)
+        headings.append(f"{name}\n{kinds}")
+    table = new_table(("shape",), headings, collapse_padding=True)
     for line in lines:
         table.add_row(line.shape, *_own_cells(line), *(_peer_cell(line, name) for name in peers))
     return table
@@ -153,7 +144,3 @@ def _explained(results):
         return
     yield f"[red]Not timed, as they do not agree with the formulas in float64, {tolerance}:[/red]"
     yield from failures
-
-
-def _threads(count):
-    return "1 thread" if count == 1 else f"{count} threads"

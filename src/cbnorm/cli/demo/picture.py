@@ -2,25 +2,14 @@
 
 import math
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
 from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
+from cbnorm.cli.output import GREY, PALETTE, new_picture, plural, save_picture
 
-# Okabe and Ito's colours, told apart by every kind of colour vision.
-COLOURS = {"none": "#D55E00", "batch": "#0072B2"}
-MORE_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY = "0.4"
+COLOURS = {"batch": PALETTE[0], "none": PALETTE[1]}
+MORE_COLOURS = PALETTE[2:]
 LINE_HEIGHT = 18  # points between the lines above a panel
-
-
-def unknown_format(path):
-    """Say why matplotlib cannot draw a file with this ending, or None."""
-    formats = FigureCanvasAgg(Figure()).get_supported_filetypes()
-    if _format(path) in formats:
-        return None
-    return f"unknown picture format {path.suffix!r}, expected one of {', '.join(sorted(formats))}"
 
 
 def draw(results, path):
@@ -38,8 +27,7 @@ def draw(results, path):
     OSError
         If the file cannot be written.
     """
-    figure = Figure(figsize=(13.5, 6.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_picture(13.5, 6.8)
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
     through_training, by_rate, through_depth = figure.subplots(1, 3)
     spare = iter(MORE_COLOURS * len(results.norms))
@@ -58,7 +46,7 @@ def draw(results, path):
     figure.suptitle(_finding(results), fontsize=17, fontweight="bold")
     if results.timings:
         figure.supxlabel(_time_spent(results), fontsize=13, color=GREY)
-    figure.savefig(path, format=_format(path), dpi=110)
+    save_picture(figure, path)
 
 
 def _draw_training(axes, results, colours):
@@ -175,12 +163,8 @@ def _highest(results, norm):
 def _reached(results, run):
     if math.isinf(run.epochs_to_target):
         return f"not in {results.epochs} epochs"
-    return f"after {run.epochs_to_target} epoch{'s' * (run.epochs_to_target > 1)}"
+    return f"after {plural(run.epochs_to_target, 'epoch')}"
 
 
 def _name(norm):
     return "no normalization" if norm == "none" else f"{norm} normalization"
-
-
-def _format(path):
-    return path.suffix[1:].lower() or "png"

@@ -2,17 +2,14 @@
 
 import math
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from cbnorm.cli.demo.experiment import BATCH_SIZE, INIT_STD, SIZES
 from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
+from cbnorm.cli.output import new_table, plural, print_heading, terminal
 
 
 def print_tables(results):
     """Print the accuracy at each learning rate, the claims measured, and where the time went."""
-    console = Console(highlight=False)
+    console = terminal()
     console.print(f"{results.num_train} digits to train, {results.num_test} to test; seed {results.seed}")
     console.print(
         f"{len(SIZES) - 2} hidden layers of {SIZES[1]} tanh, first weights of std {INIT_STD:g}, "
@@ -20,33 +17,23 @@ def print_tables(results):
     )
     console.print()
     target = f"{TARGET_ACCURACY:.0%}"
-    console.print(
-        f"Test accuracy after {_epochs(results.epochs)}, by learning rate (first epoch at {target})",
-        style="bold",
-    )
+    epochs = plural(results.epochs, "epoch")
+    print_heading(console, f"Test accuracy after {epochs}, by learning rate (first epoch at {target})")
     console.print(_accuracies(results))
-    console.print("What each gains, at the learning rate that came first to the target", style="bold")
+    print_heading(console, "What each gains, at the learning rate that came first to the target")
     console.print(_claims(results))
     console.print(f'"Trains": {TRAINS_ACCURACY:.0%} test accuracy or more after the last epoch.')
     if not results.timings:
         return
     console.print()
-    console.print("Time in normalization: the same training with cbnorm and with NumPy formulas", style="bold")
+    print_heading(console, "Time in normalization: the same training with cbnorm and with NumPy formulas")
     console.print(_times(results))
     for line in _comparisons(results):
         console.print(line)
 
 
-def _table(first_column, other_columns):
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(first_column, no_wrap=True)
-    for name in other_columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _accuracies(results):
-    table = _table("rate", results.norms)
+    table = new_table(("rate",), results.norms)
     for row in zip(*(results.runs_of(norm) for norm in results.norms), strict=True):
         cells = []
         for run in row:
@@ -58,7 +45,7 @@ def _accuracies(results):
 
 
 def _claims(results):
-    table = _table("", results.norms)
+    table = new_table(("",), results.norms)
     best = [results.best(norm) for norm in results.norms]
     highest = [results.highest_rate(norm) for norm in results.norms]
     table.add_row(
@@ -81,7 +68,7 @@ def _claims(results):
 
 
 def _times(results):
-    table = _table("", ("normalization", "training", "share"))
+    table = new_table(("",), ("normalization", "training", "share"))
     for timing in results.timings:
         table.add_row(
             f"{timing.norm}, {timing.library}",
@@ -99,7 +86,3 @@ def _comparisons(results):
             f"{ours.norm}: {theirs.norm_seconds / ours.norm_seconds:.1f} times faster with cbnorm; "
             f"largest difference of the losses {difference:.1e}"
         )
-
-
-def _epochs(count):
-    return "1 epoch" if count == 1 else f"{count} epochs"

@@ -4,6 +4,7 @@ from functools import partial
 
 from cbnorm.cli.bench.cases import EPS, MOMENTUM
 from cbnorm.cli.bench.peers.peer import Calls, Peer, factors
+from cbnorm.cli.output import plural
 
 EVERY_GRADIENT = [True, True, True]
 
@@ -125,7 +126,7 @@ class TorchCopy:
         self.torch = torch
         self._before = torch.get_num_threads()
         torch.set_num_threads(num_threads)
-        self.words = f"PyTorch's copy_, {num_threads} thread{'s' * (num_threads > 1)}"
+        self.words = f"PyTorch's copy_, {plural(num_threads, 'thread')}"
 
     def call(self, source, target):
         """The call to time."""
