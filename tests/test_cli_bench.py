@@ -3,8 +3,6 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 import time
 from functools import partial
 
@@ -22,17 +20,6 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 QUICK = ["bench", "--budget", "0.001", "--against", "numpy"]
-
-
-def run_without(modules, arguments):
-    """Run the command line in a process where `modules` cannot be imported."""
-    code = (
-        "import sys\n"
-        f"for name in {modules!r}: sys.modules[name] = None\n"
-        "from cbnorm.cli import main\n"
-        f"sys.exit(main({arguments!r}))"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
 class Wrong(Peer):
@@ -149,12 +136,6 @@ def test_shape_that_an_operation_cannot_take(capsys, operation, shape, message):
     assert f"argument --shape: {operation}: {message}" in capsys.readouterr().err
 
 
-def test_a_peer_that_is_not_installed_is_told_apart():
-    done = run_without(["jax"], ["bench", "--against", "jax"])
-    assert done.returncode == 2
-    assert "argument --against: jax is not installed, expected one of numpy" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("result", "cell", "reason"),
     [
@@ -232,20 +213,6 @@ def test_number_of_threads_is_given_back():
     before = cbnorm.get_num_threads()
     measure_line("train", "64x3", num_threads=before + 1)
     assert cbnorm.get_num_threads() == before
-
-
-def test_the_limit_without_pytorch_is_numpys_copy():
-    done = run_without(["torch"], [*QUICK, "--operation", "test", "--shape", "64x3"])
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "NumPy's copyto, 1 thread" in done.stdout
-
-
-@pytest.mark.parametrize(("module", "option"), [("rich", "--dtype=float32"), ("matplotlib", "--plot=p.png")])
-def test_missing_extra_is_named(module, option):
-    done = run_without([module], ["bench", option])
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert f"cbnorm bench needs {module}: pip install 'cbnorm[demo]'" in done.stderr
 
 
 def test_slow_ones_do_not_use_up_the_budget():

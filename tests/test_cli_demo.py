@@ -1,7 +1,4 @@
-"""What a user of the command line and of `cbnorm demo` sees: output, exit status, picture; how its network trains."""
-
-import subprocess
-import sys
+"""What a user of `cbnorm demo` sees: output, exit status, picture; how its network trains."""
 
 import numpy as np
 import pytest
@@ -21,17 +18,6 @@ def untimed(output):
     """The output without the seconds, which differ from run to run."""
     results, times = output.split("Time in normalization")
     return results, times[times.index("largest") :]
-
-
-def run_without(modules, arguments):
-    """Run the command line in a process where `modules` cannot be imported."""
-    code = (
-        "import sys\n"
-        f"for name in {modules!r}: sys.modules[name] = None\n"
-        "from cbnorm.cli import main\n"
-        f"sys.exit(main({arguments!r}))"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -116,34 +102,6 @@ def test_a_disk_that_fills_up_is_told_after_the_tables(small_run, monkeypatch, t
     printed = capsys.readouterr()
     assert "Test accuracy" in printed.out
     assert "No space left on device" in printed.err
-
-
-@pytest.mark.parametrize("module", ["sklearn", "rich", "matplotlib"])
-def test_missing_extra_is_named(module):
-    done = run_without([module], ["demo", "--epochs", "1"])
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert module in done.stderr
-    assert "pip install 'cbnorm[demo]'" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_no_plot_needs_no_matplotlib():
-    done = run_without(["matplotlib"], QUICK)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_info_needs_no_extras():
-    done = run_without(["sklearn", "rich", "matplotlib"], ["info"])
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip()
-
-
-def test_python_m_cbnorm():
-    done = subprocess.run([sys.executable, "-m", "cbnorm", "--help"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0
-    assert "demo" in done.stdout
-    assert "info" in done.stdout
 
 
 def test_batch_normalization_trains_where_depth_hurts(small_run):
