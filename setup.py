@@ -26,11 +26,21 @@ FLAGS = [
     "-fno-math-errno",  # lets sqrt vectorize; changes no value
     "-fno-trapping-math",  # lets comparisons vectorize; changes no value
 ]
-# GCC would clear the few sums of a short run by `rep stos`, which takes longer than the run.
-GCC_FLAGS = ["-fno-tree-loop-distribute-patterns"]
+# What GCC, some version of it, does to loops over a constant number of lanes, each for a factor of 1.5 to 3.
+GCC_FLAGS = [
+    "-fno-tree-loop-distribute-patterns",  # clears the few sums of a short run by `rep stos`
+    "-fno-loop-unroll-and-jam",  # jams two turns of the outer loop, then has no registers left, or no vectors
+    "-fno-split-loops",  # splits a loop at `k >= skip`, and waits for what the pieces store
+]
 # Only GCC and Clang on x86-64 build more than the baseline.
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
-LEVELS = {"baseline": "x86-64-v2", "avx2": "x86-64-v3", "avx512": "x86-64-v4"} if IS_X86 else {"baseline": None}
+LEVELS = {"baseline": []}
+if IS_X86:
+    LEVELS = {
+        "baseline": ["-march=x86-64-v2"],
+        "avx2": ["-march=x86-64-v3"],
+        "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],  # GCC's default; Clang's is 256
+    }
 
 
 class BuildKernels(build_ext):
@@ -95,10 +105,7 @@ setup(
             extension("_openmp"),
             extension("_memory", depends=memory_sources),
         ]
-        + [
-            extension(f"_kernels.{name}", [f"-march={level}"] if level else [], kernel_sources)
-            for name, level in LEVELS.items()
-        ],
+        + [extension(f"_kernels.{name}", flags, kernel_sources) for name, flags in LEVELS.items()],
         compiler_directives=DIRECTIVES,
     ),
     cmdclass={"build_ext": BuildKernels},
