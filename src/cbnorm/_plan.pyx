@@ -2,6 +2,8 @@
 
 import math
 
+cimport cython
+
 
 cdef class Plan:
     """What a call knows besides its arrays.
@@ -45,6 +47,7 @@ cdef Plan new_plan(tuple shape, Py_ssize_t axis, Py_ssize_t outer, Py_ssize_t ch
     return plan
 
 
+@cython.boundscheck(True)
 def plan_channels(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint statistics_given=False, count=None):
     """Statistics of each channel, on `axis`, counted from 0. `count` is that of given or merged statistics."""
     cdef Py_ssize_t channels = shape[axis]
@@ -73,6 +76,7 @@ def plan_rows(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint centre
     return plan
 
 
+@cython.boundscheck(True)
 def plan_groups(tuple shape not None, Py_ssize_t groups, double eps=0.0):
     """Statistics of each group of channels of each sample, for (samples, channels, *); `groups` divides channels."""
     cdef Plan plan = new_plan(shape, 1, shape[0], shape[1], math.prod(shape[2:]), eps)

@@ -1,6 +1,7 @@
 # What Python sees of a kernel build: each function fills a call with its facts and arrays, and runs it.
 # Shapes, dtypes and overlaps were checked in _arrays.pyx; here only what memory safety needs is looked at again.
 
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from cython cimport floating
 
 cimport numpy as cnp
@@ -39,6 +40,13 @@ def set_cache_bytes(size):
     cache_bytes = size
 
 
+cdef describe(array):
+    """What an array is, for an error."""
+    if not isinstance(array, cnp.ndarray):
+        return repr(array)
+    return f"{array.dtype.str}, shape {array.shape}, strides {array.strides}, writeable {array.flags.writeable}"
+
+
 cdef int check(array, int type_number, Py_ssize_t size, bint written) except -1:
     """What fits no call of Python's must not crash."""
     if (
@@ -46,7 +54,8 @@ cdef int check(array, int type_number, Py_ssize_t size, bint written) except -1:
         or cnp.PyArray_SIZE(<cnp.ndarray>array) != size or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array)
         or (written and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array))
     ):
-        raise TypeError(f"kernels: expected {size} contiguous numbers of type {type_number}, got {array!r}")
+        kind = ("writeable " if written else "") + ("float32" if type_number == cnp.NPY_FLOAT else "float64")
+        raise TypeError(f"kernels: expected {size} contiguous numbers, {kind}, got {describe(array)}")
     return 0
 
 
@@ -70,8 +79,24 @@ cdef int write(floating **numbers, array, Py_ssize_t size) except -1:
     return 0
 
 
-cdef int take_plan(Facts *facts, Plan plan, statistics) except -1:
+cdef int check_plan(Plan plan) except -1:
+    """Sizes that an array with numbers may have. The kernels divide by them, and count bytes of several arrays."""
+    if (
+        plan.outer < 1 or plan.channels < 1 or plan.inner < 1 or plan.groups < 0
+        or <double>plan.outer * plan.channels * plan.inner > PY_SSIZE_T_MAX // 64
+        or (plan.groups > 0 and plan.channels % plan.groups > 0)
+        or plan.sets != (plan.outer * plan.groups if plan.groups > 0 else plan.channels)
+    ):
+        raise ValueError(
+            f"kernels: expected a plan of 1 to {PY_SSIZE_T_MAX // 64} numbers, its groups a divisor of its channels, "
+            f"got {plan.outer} x {plan.channels} x {plan.inner} and {plan.sets} sets of {plan.groups} groups"
+        )
+    return 0
+
+
+cdef int take_plan(Facts *facts, Plan plan, statistics, bint backward) except -1:
     """The facts that do not depend on the function. Statistics are (4, sets): mean, mean_lo, m2, inv_std."""
+    check_plan(plan)
     memset(facts, 0, sizeof(Facts))
     facts.outer = plan.outer
     facts.channels = plan.channels
@@ -82,18 +107,32 @@ cdef int take_plan(Facts *facts, Plan plan, statistics) except -1:
     facts.eps = plan.eps
     facts.centred = plan.centred
     facts.statistics_given = plan.statistics_given
-    write(&facts.mean, statistics, 4 * plan.sets)
+    facts.backward = backward
+    check(statistics, cnp.NPY_DOUBLE, 4 * plan.sets, not backward)     # in the gradient they are only read
+    facts.mean = <double *>cnp.PyArray_DATA(<cnp.ndarray>statistics)
     facts.mean_lo = facts.mean + plan.sets
     facts.m2 = facts.mean + 2 * plan.sets
     facts.inv_std = facts.mean + 3 * plan.sets
     return 0
 
 
-cdef int take_sums(Facts *facts, sums) except -1:
+cdef int take_moving(Facts *facts, tuple moving) except -1:
+    """The running averages, or given statistics: then both."""
+    mean, var, facts.moving.momentum, facts.moving.ddof = moving
+    if facts.groups > 0 or (facts.statistics_given and (mean is None or var is None)):
+        raise TypeError("kernels: expected moving averages of channels, and both where they are the statistics")
+    write(&facts.moving.mean, mean, facts.channels)
+    write(&facts.moving.var, var, facts.channels)
+    return 0
+
+
+cdef int take_sums(Facts *facts, sums, bint given) except -1:
     """Sums are (2, channels): Σ dout, Σ dout·xhat."""
     if facts.groups > 0:
         raise TypeError("kernels: expected sums of channels, not of rows")
-    write(&facts.sum_dout, sums, 2 * facts.channels)
+    check(sums, cnp.NPY_DOUBLE, 2 * facts.channels, not given)
+    facts.sums_given = given
+    facts.sum_dout = <double *>cnp.PyArray_DATA(<cnp.ndarray>sums)
     facts.sum_dout_xhat = facts.sum_dout + facts.channels
     return 0
 
@@ -158,11 +197,9 @@ def forward(
     int threads,
 ):
     cdef Facts facts
-    take_plan(&facts, plan, statistics)
+    take_plan(&facts, plan, statistics, False)
     if moving is not None:
-        mean, var, facts.moving.momentum, facts.moving.ddof = moving
-        write(&facts.moving.mean, mean, plan.channels)
-        write(&facts.moving.var, var, plan.channels)
+        take_moving(&facts, moving)
     if x is None and not (plan.statistics_given and out is None):
         raise TypeError("kernels: expected x")
     run(&facts, (x, None, out, gamma, beta, None, None), threads)
@@ -179,35 +216,37 @@ def backward(
     int threads,
 ):
     cdef Facts facts
-    take_plan(&facts, plan, statistics)
-    facts.backward = True
+    take_plan(&facts, plan, statistics, True)
     dgamma, dbeta = gradients
+    if dout is None:
+        raise TypeError("kernels: expected dout")
     if x is None and (plan.groups or dgamma is not None or (dx is not None and not plan.statistics_given)):
         raise TypeError("kernels: expected x")
     run(&facts, (x, dout, dx, gamma, None, dgamma, dbeta), threads)
 
 
 def gradient_sums(
-    Plan plan not None, dout, x,    # as (outer, channels, inner)
+    Plan plan not None,
+    dout not None, x not None,      # as (outer, channels, inner)
     sums,               # OUT (2, channels), float64: Σ dout, Σ dout·xhat
     statistics, int threads,
 ):
     cdef Facts facts
-    take_plan(&facts, plan, statistics)
-    facts.backward = True
-    take_sums(&facts, sums)
+    take_plan(&facts, plan, statistics, True)
+    take_sums(&facts, sums, False)
     run(&facts, (x, dout, None, None, None, None, None), threads)
 
 
 def input_gradient(
-    Plan plan not None, dout, x, dx,    # as (outer, channels, inner)
+    Plan plan not None,     # with statistics that depend on x
+    dout not None, x not None, dx not None,     # as (outer, channels, inner)
     gamma,              # (channels), in the dtype of dout, or None
     sums,               # IN (2, channels), over as many numbers as the plan's count
     statistics, int threads,
 ):
     cdef Facts facts
-    take_plan(&facts, plan, statistics)
-    facts.backward = True
-    facts.sums_given = True
-    take_sums(&facts, sums)
+    take_plan(&facts, plan, statistics, True)
+    take_sums(&facts, sums, True)
+    if plan.statistics_given:
+        raise TypeError("kernels: expected a plan whose statistics depend on x")
     run(&facts, (x, dout, dx, gamma, None, None, None), threads)

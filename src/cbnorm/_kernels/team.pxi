@@ -35,6 +35,7 @@ cdef enum:
     PLACES = 4          # where a kind may stand, so that two of them do not drive each other out
     RECENT = 32         # calls that a mean is of
     MOST_STEPS = 4
+    MOST_THREADS = 1024     # OpenMP ends the process where it cannot start those it is asked for
 
 cdef double FIRST_BALANCE = 500e-6      # seconds, as is the next
 cdef double FULL_BALANCE = 4e-3         # about what a thread waits that has lost its core to another
@@ -60,6 +61,8 @@ cdef bint judging = True
 def set_grain(numbers):
     """Give each thread so many numbers at least, and return how many it was; for tests and benchmarks."""
     global grain
+    if numbers < 1:
+        raise ValueError(f"numbers: expected at least 1, got {numbers}")
     before = grain
     grain = numbers
     return before
@@ -76,7 +79,7 @@ def set_judging(bint wanted):
 
 cdef inline Team open_team(Py_ssize_t numbers, int threads, uint64_t key) noexcept nogil:
     """For a call over so many numbers."""
-    cdef Team team = new_team(<int>max(1, min(<Py_ssize_t>threads, numbers // grain)))
+    cdef Team team = new_team(<int>max(1, min(min(threads, <int>MOST_THREADS), numbers // grain)))
     team.key = key
     if judging and team.began < alone_until:
         team.threads = 1
