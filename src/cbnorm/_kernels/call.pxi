@@ -7,6 +7,10 @@
 # B. All else is in `Facts`, so that what only concerns statistics is compiled once.
 # C. Workspace is one block for a call: partial sums, sums, factors. Their sizes stand beside the code that uses them.
 
+cdef enum:
+    MOST_CHUNKS = 64    # of an array's lines or rows: each has sums of its own
+
+
 cdef enum Walk:
     COLUMNS
     PLANES

@@ -14,6 +14,12 @@ cdef void update_average(
         average[c] = momentum * average[c] + weight * batch[c]
 
 
+cdef loop add_sums(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(size):
+        total[c] += other[c]
+
+
 cdef inline double inverse_std(double var, double eps) noexcept nogil:
     """1 / sqrt(var + eps); 0 where var + eps is 0, so that y is beta there."""
     return 0 if var + eps == 0 else 1 / sqrt(var + eps)

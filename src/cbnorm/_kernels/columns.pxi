@@ -15,7 +15,6 @@ from libc.string cimport memcpy, memset
 cdef enum:
     FULL_CHUNK = 256    # lines; partial sums then take at most 2.5% of the memory of a float32 array
     LEAST_CHUNK = 64    # lines, where there are few: threads that share rows fight over the cache line between them
-    MOST_CHUNKS = 64
     ENOUGH_TASKS = 8
     PAGE = 1024         # numbers: at least the 4096 bytes after which a processor takes addresses to be alike
     SPREAD = 144        # numbers, BURST at least
@@ -165,12 +164,6 @@ cdef loop collect_columns_gradients(const Call *call, int thread, int threads) n
                       sums, sums + width, call.facts.from_memory)
 
 
-cdef loop add_columns(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(size):
-        total[j] += other[j]
-
-
 cdef void merge_columns_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The sums of channels first to last - 1: over the chunks, the tail, the rows of a line."""
     cdef const Columns *columns = &facts.columns
@@ -180,11 +173,11 @@ cdef void merge_columns_gradients(const Facts *facts, Py_ssize_t first, Py_ssize
     for kind in range(2):
         sums = facts.partial + kind * width + first
         for chunk in range(1, columns.chunks):
-            add_columns(sums, sums + 2 * chunk * width, size)
+            add_sums(sums, sums + 2 * chunk * width, size)
         if columns.tail > 0:
-            add_columns(sums, sums + 2 * columns.chunks * width, columns.tail)
+            add_sums(sums, sums + 2 * columns.chunks * width, columns.tail)
         for row in range(1, columns.rows_per_line):
-            add_columns(sums, sums + row * facts.channels, facts.channels)
+            add_sums(sums, sums + row * facts.channels, facts.channels)
         memcpy((facts.sum_dout if kind == 0 else facts.sum_dout_xhat) + first, sums, (last - first) * sizeof(double))
 
 

@@ -191,7 +191,7 @@ cdef void merge_parameter_gradients(const Facts *facts, Py_ssize_t first, Py_ssi
     for kind in range(2):
         sums = facts.partial + kind * facts.channels + first
         for chunk in range(1, facts.rows.chunks):
-            add_columns(sums, sums + 2 * chunk * facts.channels, last - first)
+            add_sums(sums, sums + 2 * chunk * facts.channels, last - first)
 
 
 # The second pass
