@@ -65,6 +65,7 @@ cdef struct Facts:
     bint statistics_given       # not those of x: constants, in the gradient
     bint sums_given
     bint backward
+    bint collecting             # moments or the gradient's sums are to be found: a first pass
     double *mean                # (sets), as are the next three
     double *mean_lo
     double *m2
@@ -82,7 +83,7 @@ cdef struct Facts:
     Store store
     Py_ssize_t step             # sets that a thread takes through all passes in its cache; 0: all pass together
     Py_ssize_t factor_stride    # numbers from one kind of factors to the next
-    double *partial             # sums of the parts that the walk cuts its array into
+    double *partial             # sums of the parts that the walk cuts its array into; NULL if not collecting
     double *row_sums            # (2, MOST_STEP) of a thread: Σ dxhat, Σ dxhat·xhat of its rows
 
 

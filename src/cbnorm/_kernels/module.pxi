@@ -149,7 +149,6 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:
     cdef Py_ssize_t size = facts.outer * facts.channels * facts.inner, channels = facts.channels
-    cdef bint collecting
     cdef void *workspace
     cdef Team team
     call.facts = facts[0]
@@ -165,9 +164,9 @@ cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) exc
         call.facts.store = store_for(call.out, call.dout if facts.backward else call.x, call.facts.beyond_cache)
     threads = <int>min(<Py_ssize_t>threads, most_threads(&call.facts))
     team = open_team(size, threads, kind_of_call(call, threads))
-    collecting = collects(call)
-    choose_step(call, collecting, team.threads)
-    workspace = take_workspace(call, collecting, team.threads)
+    call.facts.collecting = collects(call)
+    choose_step(call, team.threads)
+    workspace = take_workspace(call, team.threads)
     if workspace == NULL:
         raise MemoryError("no memory for the sums of a call")
     with nogil:

@@ -22,7 +22,7 @@ cdef inline Py_ssize_t first_set(const Facts *facts, int thread, int threads) no
 cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The statistics of channels or rows first to last - 1, from what was collected, and their factors."""
     cdef const Facts *facts = &call.facts
-    if not facts.statistics_given:
+    if facts.collecting:
         if facts.walk == COLUMNS:
             merge_columns_moments(facts, first, last)
         elif facts.walk == PLANES:
@@ -50,7 +50,7 @@ cdef void forward_together(const Call *call, Team *team, int thread) noexcept no
     cdef const Facts *facts = &call.facts
     cdef int threads = team.threads
     cdef Py_ssize_t first = first_set(facts, thread, threads), last = first_set(facts, thread + 1, threads)
-    if not facts.statistics_given:
+    if facts.collecting:
         if facts.walk == COLUMNS:
             collect_columns(call, thread, threads)
         else:
@@ -67,9 +67,7 @@ cdef void forward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) 
     cdef Py_ssize_t end
     while first < last:
         end = min(last, first + call.facts.step)
-        if call.facts.statistics_given:
-            pass
-        elif call.facts.walk == ROWS:
+        if call.facts.walk == ROWS:
             collect_rows(call, first, end)
         else:
             collect_channels(call, first, end)
@@ -88,7 +86,7 @@ cdef void forward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) 
 cdef void prepare_backward(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The sums of channels first to last - 1, from what was collected, and their factors."""
     cdef const Facts *facts = &call.facts
-    if facts.partial != NULL:
+    if facts.collecting:
         if facts.walk == COLUMNS:
             merge_columns_gradients(facts, first, last)
         else:
@@ -117,7 +115,7 @@ cdef void backward_together(const Call *call, Team *team, int thread) noexcept n
     cdef const Facts *facts = &call.facts
     cdef int threads = team.threads
     cdef Py_ssize_t first = first_set(facts, thread, threads), last = first_set(facts, thread + 1, threads)
-    if facts.partial != NULL:
+    if facts.collecting:
         if first < last:
             factor_xhat(call, first, last, first)
             if facts.walk == COLUMNS:
@@ -164,7 +162,7 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
         first = chunk * facts.rows.chunk
         begin_row_chunk(own, partial, chunk)
         backward_by_steps(own, first, min(facts.sets, first + facts.rows.chunk))
-    if partial != NULL:
+    if facts.collecting:
         facts.partial = partial
         barrier(team, thread)
         first = share(facts.channels, thread, threads)

@@ -149,7 +149,7 @@ cdef loop collect_groups_gradients(const Call *call, Py_ssize_t first, Py_ssize_
                 call.dout + start, call.x + start, 0, 1, facts.inner, call.factors + i, facts.factor_stride, sums)
             sum_dxhat += call.gamma[run] * sums[0]
             sum_dxhat_xhat += call.gamma[run] * sums[1]
-            if facts.partial != NULL:
+            if facts.collecting:
                 facts.partial[run] += sums[0]
                 facts.partial[facts.channels + run] += sums[1]
             start += facts.inner
@@ -171,7 +171,7 @@ cdef inline void collect_rows_gradients(const Call *call, Py_ssize_t first, Py_s
             cbnorm_prefetch(call.x + last * size, (last - first) * size * sizeof(call.x[0]))
         if call.out != NULL:
             sum_layers_dxhat(call, first, last)
-        if facts.partial != NULL:
+        if facts.collecting:
             add_layers_gradients(call, first, last)
     if call.out != NULL:
         factor_rows_gradient(call, last - first)
@@ -180,7 +180,7 @@ cdef inline void collect_rows_gradients(const Call *call, Py_ssize_t first, Py_s
 cdef inline void begin_row_chunk(Call *own, double *partial, Py_ssize_t chunk) noexcept nogil:
     """Let a thread's own call add to the sums of this chunk."""
     cdef Py_ssize_t size = 2 * own.facts.channels
-    if partial != NULL:
+    if own.facts.collecting:
         own.facts.partial = partial + chunk * size
         memset(own.facts.partial, 0, size * sizeof(double))
 

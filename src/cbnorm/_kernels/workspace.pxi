@@ -48,10 +48,10 @@ cdef bint collects(const Call *call) noexcept nogil:
         or (facts.groups == 0 and not facts.statistics_given))
 
 
-cdef void choose_step(Call *call, bint collecting, int threads) noexcept nogil:
+cdef void choose_step(Call *call, int threads) noexcept nogil:
     """Planes that stay in cache need no barrier between the passes; rows never do."""
     cdef Facts *facts = &call.facts
-    if facts.walk == PLANES and collecting and call.out != NULL and not facts.statistics_given:
+    if facts.walk == PLANES and facts.collecting and call.out != NULL and not facts.statistics_given:
         facts.step = planes_step(facts, (1 + facts.backward) * sizeof(call.x[0]), threads)
 
 
@@ -64,29 +64,29 @@ cdef Py_ssize_t partial_size(const Facts *facts) noexcept nogil:
     return planes_partial(facts, 2 if facts.backward else 4)
 
 
-cdef void *take_workspace(Call *call, bint collecting, int threads) noexcept nogil:
+cdef void *take_workspace(Call *call, int threads) noexcept nogil:
     """One block, for `pool_give`; NULL where there is no memory."""
     cdef Facts *facts = &call.facts
-    cdef Py_ssize_t partial = partial_size(facts) if collecting else 0
+    cdef Py_ssize_t partial = partial_size(facts) if facts.collecting else 0
     cdef Py_ssize_t sums = 0, factors = DX_KINDS * facts.factor_stride, parameters = 0
     cdef double *workspace
     if facts.walk == ROWS:
         sums = threads * ROW_SUMS
         factors = threads * ROW_FACTORS
         parameters = facts.channels * ((call.gamma == NULL) + (call.beta == NULL))
-    elif collecting and facts.sum_dout == NULL:
+    elif facts.collecting and facts.sum_dout == NULL:
         sums = 2 * facts.channels
     partial = (partial + ALIGNED - 1) // ALIGNED * ALIGNED
     sums = (sums + ALIGNED - 1) // ALIGNED * ALIGNED
     workspace = <double *>pool_take((partial + sums) * sizeof(double) + (factors + parameters) * sizeof(call.x[0]))
     if workspace == NULL:
         return NULL
-    facts.partial = workspace if collecting else NULL
+    facts.partial = workspace if facts.collecting else NULL
     if facts.walk == ROWS:
         facts.row_sums = workspace + partial
         facts.sum_dout = workspace              # of the first chunk, when all are merged
         facts.sum_dout_xhat = workspace + facts.channels
-    elif collecting and facts.sum_dout == NULL:
+    elif facts.collecting and facts.sum_dout == NULL:
         facts.sum_dout = workspace + partial
         facts.sum_dout_xhat = workspace + partial + facts.channels
     place_factors(&call.factors, workspace + partial + sums)
