@@ -1,5 +1,6 @@
-# The arithmetic done once a channel or row, between the passes over the array: inv_std, running averages, and the
-# factors that the second pass multiplies by. Every function works on channels or rows first to last - 1.
+# The arithmetic done once a channel or row, between the passes over the array: sums of parts, inv_std, running
+# averages, and the factors that the second pass multiplies by. What takes a call works on its channels or rows first
+# to last - 1.
 
 from libc.math cimport sqrt
 from libc.string cimport memcpy, memset

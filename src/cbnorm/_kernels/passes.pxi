@@ -17,6 +17,16 @@ cdef inline Py_ssize_t first_set(const Facts *facts, int thread, int threads) no
     return share(facts.sets, thread, threads)
 
 
+cdef inline void store_step(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """y or dx of the rows or channels that a thread has in its cache, if it is wanted."""
+    if call.out == NULL:
+        return
+    if call.facts.walk == ROWS:
+        store_rows(call, first, last)
+    else:
+        store_channels(call, first, last)
+
+
 # Forward
 
 cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -72,12 +82,7 @@ cdef void forward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) 
         else:
             collect_channels(call, first, end)
         prepare_forward(call, first, end)
-        if call.out == NULL:
-            pass
-        elif call.facts.walk == ROWS:
-            normalize_rows(call, first, end)
-        else:
-            normalize_channels(call, first, end)
+        store_step(call, first, end)
         first = end
 
 
@@ -124,7 +129,7 @@ cdef void backward_together(const Call *call, Team *team, int thread) noexcept n
         if facts.walk == COLUMNS:
             collect_columns_gradients(call, thread, threads)
         else:
-            collect_planes_gradients(call, thread, threads)
+            collect_planes(call, thread, threads)
         barrier(team, thread)
     if first < last:
         prepare_backward(call, first, last)
@@ -141,14 +146,9 @@ cdef void backward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last)
             collect_rows_gradients(call, first, end)
         else:
             factor_xhat(call, first, end, first)
-            collect_channels_gradients(call, first, end)
+            collect_channels(call, first, end)
             prepare_backward(call, first, end)
-        if call.out == NULL:
-            pass
-        elif call.facts.walk == ROWS:
-            differentiate_rows(call, first, end)
-        else:
-            differentiate_channels(call, first, end)
+        store_step(call, first, end)
         first = end
 
 

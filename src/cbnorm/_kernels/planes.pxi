@@ -163,43 +163,33 @@ cdef loop differentiate_span(const Call *call, Py_ssize_t first, Py_ssize_t last
             channel = channel + 1 if channel + 1 < channels else 0
 
 
-# The tasks of a thread where all channels pass together; all of some channels, one pass after the other.
+# What a thread does where all channels pass together, and with all of some channels, one pass after the other.
+
+cdef inline void collect_plane(const Call *call, Py_ssize_t channel, Py_ssize_t chunk) noexcept nogil:
+    if call.facts.backward:
+        collect_plane_gradients(call, channel, chunk)
+    else:
+        collect_plane_moments(call, channel, chunk)
+
 
 cdef void collect_planes(const Call *call, int thread, int threads) noexcept nogil:
     cdef Py_ssize_t task, channels = call.facts.channels, tasks = channels * call.facts.planes.chunks
     for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
-        collect_plane_moments(call, task % channels, task // channels)
-
-
-cdef void collect_planes_gradients(const Call *call, int thread, int threads) noexcept nogil:
-    cdef Py_ssize_t task, channels = call.facts.channels, tasks = channels * call.facts.planes.chunks
-    for task in range(share(tasks, thread, threads), share(tasks, thread + 1, threads)):
-        collect_plane_gradients(call, task % channels, task // channels)
+        collect_plane(call, task % channels, task // channels)
 
 
 cdef void collect_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Py_ssize_t channel, chunk
     for channel in range(first, last):
         for chunk in range(call.facts.planes.chunks):
-            collect_plane_moments(call, channel, chunk)
+            collect_plane(call, channel, chunk)
 
 
-cdef void collect_channels_gradients(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t channel, chunk
-    for channel in range(first, last):
-        for chunk in range(call.facts.planes.chunks):
-            collect_plane_gradients(call, channel, chunk)
-
-
-cdef void normalize_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void store_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Py_ssize_t outer, inner = call.facts.inner, start
     for outer in range(call.facts.outer - 1, -1, -1):       # what was read last is still in the cache
         start = outer * call.facts.channels * inner
-        normalize_span(call, start + first * inner, start + last * inner)
-
-
-cdef void differentiate_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t outer, inner = call.facts.inner, start
-    for outer in range(call.facts.outer - 1, -1, -1):       # what was read last is still in the cache
-        start = outer * call.facts.channels * inner
-        differentiate_span(call, start + first * inner, start + last * inner)
+        if call.facts.backward:
+            differentiate_span(call, start + first * inner, start + last * inner)
+        else:
+            normalize_span(call, start + first * inner, start + last * inner)

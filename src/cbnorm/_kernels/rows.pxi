@@ -242,15 +242,13 @@ cdef loop differentiate_groups(const Call *call, Py_ssize_t first, Py_ssize_t la
         parameter = next_parameter(&call.facts, parameter)
 
 
-cdef inline void normalize_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    if call.facts.inner == 1:
+cdef inline void store_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    if call.facts.backward:
+        if call.facts.inner == 1:
+            differentiate_layers(call, first, last)
+        else:
+            differentiate_groups(call, first, last)
+    elif call.facts.inner == 1:
         normalize_layers(call, first, last)
     else:
         normalize_groups(call, first, last)
-
-
-cdef inline void differentiate_rows(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    if call.facts.inner == 1:
-        differentiate_layers(call, first, last)
-    else:
-        differentiate_groups(call, first, last)
