@@ -105,7 +105,7 @@ cdef void factor_xhat(const Call *call, Py_ssize_t first, Py_ssize_t last, Py_ss
     cdef const Facts *facts = &call.facts
     cdef Py_ssize_t stride = facts.factor_stride
     factors = call.factors + place
-    no_gamma = call.gamma
+    no_gamma = call.gamma       # has the type of the array then, which NULL alone has not
     no_gamma = NULL
     split_means(facts.mean + first, facts.mean_lo + first, factors + MEAN_HI * stride, factors + MEAN_LO * stride,
                 last - first)

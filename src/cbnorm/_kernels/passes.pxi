@@ -10,11 +10,11 @@
 from cython.parallel cimport parallel, threadid
 
 
-cdef inline Py_ssize_t first_set(const Facts *facts, int thread, int threads) noexcept nogil:
-    """Where a thread's channels or rows begin."""
+cdef inline Py_ssize_t first_channel(const Facts *facts, int thread, int threads) noexcept nogil:
+    """Where the channels begin that a thread prepares between the passes."""
     if facts.walk == COLUMNS and facts.columns.rows_per_line > 1:   # few, and merged with their neighbours
-        return 0 if thread == 0 else facts.sets
-    return share(facts.sets, thread, threads)
+        return 0 if thread == 0 else facts.channels
+    return share(facts.channels, thread, threads)
 
 
 cdef inline void store_step(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -59,7 +59,7 @@ cdef void normalize_all(const Call *call, int thread, int threads) noexcept nogi
 cdef void forward_together(const Call *call, Team *team, int thread) noexcept nogil:
     cdef const Facts *facts = &call.facts
     cdef int threads = team.threads
-    cdef Py_ssize_t first = first_set(facts, thread, threads), last = first_set(facts, thread + 1, threads)
+    cdef Py_ssize_t first = first_channel(facts, thread, threads), last = first_channel(facts, thread + 1, threads)
     if facts.collecting:
         if facts.walk == COLUMNS:
             collect_columns(call, thread, threads)
@@ -104,12 +104,17 @@ cdef void prepare_backward(const Call *call, Py_ssize_t first, Py_ssize_t last) 
         repeat_factors(call, DX_KINDS, first, last)
 
 
-cdef void differentiate_all(const Call *call, int thread, int threads) noexcept nogil:
+cdef void scale_all(const Call *call, int thread, int threads) noexcept nogil:
+    """dx = dout·scale, which is the y of dout with a mean and beta of 0."""
     cdef Call scaled = call[0]
+    scaled.x = call.dout
+    normalize_all(&scaled, thread, threads)
+
+
+cdef void differentiate_all(const Call *call, int thread, int threads) noexcept nogil:
     cdef Py_ssize_t size = call.facts.planes.size
-    if call.facts.statistics_given:     # dx = dout·scale
-        scaled.x = call.dout
-        normalize_all(&scaled, thread, threads)
+    if call.facts.statistics_given:
+        scale_all(call, thread, threads)
     elif call.facts.walk == COLUMNS:
         differentiate_columns(call, thread, threads)
     else:
@@ -119,7 +124,7 @@ cdef void differentiate_all(const Call *call, int thread, int threads) noexcept 
 cdef void backward_together(const Call *call, Team *team, int thread) noexcept nogil:
     cdef const Facts *facts = &call.facts
     cdef int threads = team.threads
-    cdef Py_ssize_t first = first_set(facts, thread, threads), last = first_set(facts, thread + 1, threads)
+    cdef Py_ssize_t first = first_channel(facts, thread, threads), last = first_channel(facts, thread + 1, threads)
     if facts.collecting:
         if first < last:
             factor_xhat(call, first, last, first)
@@ -172,24 +177,28 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
 
 # Both
 
-cdef void run_share(const Call *call, Team *team, int thread) noexcept nogil:
-    cdef const Facts *facts = &call.facts
-    cdef Call own = call[0]
-    cdef Py_ssize_t first = first_set(facts, thread, team.threads)
-    cdef Py_ssize_t last = first_set(facts, thread + 1, team.threads)
-    if facts.walk == ROWS:
+cdef void run_by_steps(const Call *call, Team *team, int thread) noexcept nogil:
+    cdef Call own = call[0]     # where rows keep their sums and factors is each thread's own
+    cdef Py_ssize_t first = share(call.facts.sets, thread, team.threads)
+    cdef Py_ssize_t last = share(call.facts.sets, thread + 1, team.threads)
+    if call.facts.walk == ROWS:
         take_row_room(&own, thread)
-    if facts.step == 0 and facts.backward:
-        backward_together(call, team, thread)
-    elif facts.step == 0:
-        forward_together(call, team, thread)
-    elif not facts.backward:
+    if not call.facts.backward:
         forward_by_steps(&own, first, last)
-    elif facts.walk == ROWS:
+    elif call.facts.walk == ROWS:
         backward_by_chunks(&own, team, thread)
     else:
         backward_by_steps(&own, first, last)
-    end_stores(facts.store)
+
+
+cdef void run_share(const Call *call, Team *team, int thread) noexcept nogil:
+    if call.facts.step > 0:
+        run_by_steps(call, team, thread)
+    elif call.facts.backward:
+        backward_together(call, team, thread)
+    else:
+        forward_together(call, team, thread)
+    end_stores(call.facts.store)
 
 
 cdef void launch(const Call *call, Team *team) noexcept nogil:

@@ -73,7 +73,7 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
     if facts.walk == ROWS:
         sums = threads * ROW_SUMS
         factors = threads * ROW_FACTORS
-        parameters = facts.channels * ((call.gamma == NULL) + (call.beta == NULL))
+        parameters = facts.channels * ((call.gamma == NULL) + (call.beta == NULL and not facts.backward))
     elif facts.collecting and facts.sum_dout == NULL:
         sums = 2 * facts.channels
     partial = (partial + ALIGNED - 1) // ALIGNED * ALIGNED
@@ -92,7 +92,8 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
     place_factors(&call.factors, workspace + partial + sums)
     if facts.walk == ROWS:
         stand_in(&call.gamma, call.factors + factors, 1, facts.channels)
-        stand_in(&call.beta, call.factors + factors + parameters - facts.channels, 0, facts.channels)
+        if not facts.backward:
+            stand_in(&call.beta, call.factors + factors + parameters - facts.channels, 0, facts.channels)
     return workspace
 
 
