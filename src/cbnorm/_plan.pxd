@@ -12,3 +12,4 @@ cdef class Plan:
     cdef readonly bint statistics_given
     cdef readonly double count
     cdef readonly double eps
+    cdef readonly Py_ssize_t size

@@ -3,6 +3,7 @@
 import math
 
 cimport cython
+from cpython.pyport cimport PY_SSIZE_T_MAX
 
 
 cdef class Plan:
@@ -16,6 +17,8 @@ cdef class Plan:
     ----------
     outer, channels, inner : int
         The array's sizes.
+    size : int
+        Numbers of the array.
     groups : int
         Groups of channels that have statistics at each place; 0 where each channel has its own over all places.
     sets : int
@@ -37,6 +40,10 @@ cdef class Plan:
 
 cdef Plan new_plan(tuple shape, Py_ssize_t axis, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, double eps):
     cdef Plan plan = Plan.__new__(Plan)
+    # The kernels trust a plan, and count bytes of several such arrays.
+    if outer < 0 or channels < 0 or inner < 0 or <double>outer * channels * inner > PY_SSIZE_T_MAX // 64:
+        raise ValueError(f"shape: expected that of an array that memory can hold, got {shape}")
+    plan.size = outer * channels * inner
     plan.shape = shape
     plan.axis = axis
     plan.outer = outer
@@ -80,6 +87,8 @@ def plan_rows(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint centre
 def plan_groups(tuple shape not None, Py_ssize_t groups, double eps=0.0):
     """Statistics of each group of channels of each sample, for (samples, channels, *); `groups` divides channels."""
     cdef Plan plan = new_plan(shape, 1, shape[0], shape[1], math.prod(shape[2:]), eps)
+    if groups < 0 or (plan.channels % groups if groups else plan.channels):
+        raise ValueError(f"groups: expected a divisor of {plan.channels} channels, got {groups}")
     plan.groups = groups
     plan.sets = plan.outer * groups
     plan.statistics_shape = (shape[0], groups)
