@@ -43,11 +43,22 @@ BAD = [
     (DIFFERENTIATE, {"dout": None}, TypeError, "dout: expected real numbers"),
     (["input_gradient"], {"sums": M}, TypeError, "sums: expected GradientSums, got Moments"),
     (["input_gradient"], {"sums": GradientSums(4, [1], [1])}, ValueError, "sums: expected shape (3,), got (1,)"),
+    # What was not merged, or belongs to other values.
+    *(
+        (
+            ["input_gradient"],
+            {"x": X[:rows], "dout": X[:rows], "sums": GradientSums(count, *np.zeros((2, 3)))},
+            ValueError,
+            f"sums: expected the count of moments, 4, got {count}",
+        )
+        for rows in (0, 2)
+        for count in (0, 2, 8)
+    ),
     (
         ["input_gradient"],
-        {"sums": GradientSums(0, [0, 0, 0], [0, 0, 0])},
+        {"moments": cbnorm.Moments(2, [1, 2, 3], [1, 1, 0])},
         ValueError,
-        "sums: expected a count of at least 1 for x of shape (2, 3), got 0",
+        "sums: expected the count of moments, 2, got 4",
     ),
     (HAVE_OUT, {"gamma": [1, 2]}, ValueError, "gamma: expected shape (3,), got (2,)"),
     (["normalize"], {"beta": [1, 2]}, ValueError, "beta: expected shape (3,), got (2,)"),

@@ -239,7 +239,8 @@ def input_gradient(
     moments : Moments
         (channels,), of all parts together.
     sums : GradientSums
-        (channels,), of all parts together. Its count is the M of the equation, not the number of this part's values.
+        (channels,), of all parts together. Its count is the M of the equation, not the number of this part's values,
+        and that of `moments`: else one of the two was not merged.
     gamma, eps, axis
         As in `normalize`.
     out : ndarray, optional
@@ -253,7 +254,7 @@ def input_gradient(
     Raises
     ------
     ValueError, TypeError
-        If an argument is not as described; nothing is written then.
+        If an argument is not as described, or `sums` and `moments` have different counts; nothing is written then.
 
     Examples
     --------
@@ -272,7 +273,7 @@ def input_gradient(
     """
     x, plan = check_part(x, moments, eps, axis)
     dout = check_shape("dout", dout, plan.shape)
-    check_merged("sums", sums, GradientSums, "dout", plan.shape, plan.axis)
+    check_merged("sums", sums, GradientSums, "dout", plan.shape, plan.axis, moments.count)
     dtype, result_dtype = float_dtypes(x)
     kernel_gamma = check_parameter("gamma", gamma, plan.parameter_shape, dtype)
     if out is not None:
