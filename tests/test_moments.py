@@ -1,6 +1,7 @@
 """`moments` over any axes, merging, and `PopulationStats`, against NumPy in longdouble and the reference."""
 
 import copy
+import copyreg
 import itertools
 import math
 import pickle
@@ -256,6 +257,20 @@ def test_moments_pickle_and_copy_exactly(protocol):
         assert bits(twin) == bits(got)
         assert bits(twin + got) == bits(got + got)
         assert not any(part.flags.writeable for part in (twin.mean, twin.m2, twin.mean_lo))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_version_0_1_load(protocol):
+    state = [2, np.array([2.0, 3.5]), np.array([2.0, 4.5])]
+
+    class Pickled:
+        def __reduce__(self):  # what a frozen dataclass with slots wrote by itself
+            return copyreg._reconstructor, (cbnorm.Moments, object, None), state
+
+    got, want = pickle.loads(pickle.dumps(Pickled(), protocol)), cbnorm.Moments(*state)
+    assert bits(got) == bits(want)
+    assert bits(got + got) == bits(want + want)
+    assert not any(part.flags.writeable for part in (got.mean, got.m2, got.mean_lo))
 
 
 @pytest.mark.parametrize(

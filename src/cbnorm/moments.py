@@ -78,6 +78,10 @@ class Moments(Record):
             mean_lo = copy_numbers("mean_lo", self.mean_lo, mean.shape, "mean")
         self._fill(count=count, mean=mean, m2=m2, mean_lo=mean_lo)
 
+    def __setstate__(self, state):
+        """Take a pickle of version 0.1, which holds count, mean and m2."""
+        self.__init__(*state)
+
     def var(self, ddof: float = 0) -> NDArray[np.float64]:
         """Variance, m2 / (count - ddof); NaN where that has no value.
 
