@@ -182,6 +182,14 @@ def test_var_and_std():
         assert got.std(ddof).shape == (3,)
 
 
+@pytest.mark.parametrize("ddof", [None, "1", math.nan, np.array([0, 1])])
+def test_bad_ddof(ddof):
+    got, gathered = cbnorm.moments(sample((9, 3))), gather([sample((9, 3))])
+    for read in (got.var, got.std, gathered.var):
+        with pytest.raises((TypeError, ValueError), match=r"^ddof: expected a number"):
+            read(ddof)
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e6, 1e8])
 def test_merging_is_associative_within_rounding(offset):
     x = sample((60, 4), offset=offset)

@@ -5,6 +5,7 @@ mean = a.mean + delta * b.count / n and m2 = a.m2 + b.m2 + delta² * a.count * b
 A mean is the unevaluated sum mean + mean_lo: rounded to one float64, each merge would lose digits of the deviations.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from cbnorm._arrays import (
     check_axis,
     check_integer,
     check_nonnegative,
+    check_number,
     contiguous,
     copy_numbers,
     float_dtypes,
@@ -94,8 +96,13 @@ class Moments(Record):
         -------
         ndarray
             The shape of `mean`, float64, in the units of x squared.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `ddof` is not a number.
         """
-        degrees = self.count - ddof
+        degrees = self.count - check_number("ddof", ddof, -math.inf, math.inf)
         return self.m2 / degrees if degrees > 0 else np.full_like(self.mean, np.nan)
 
     def std(self, ddof: float = 0) -> NDArray[np.float64]:
