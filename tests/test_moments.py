@@ -106,6 +106,17 @@ def test_no_digit_is_lost_at_an_offset(offset, axes, dtype):
     assert_moments(cbnorm.moments(x, axes), x, axes, tolerance=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((9001, 3), (0,)), ((3, 4096), (1,)), ((3, 20_000), (1,)), ((40, 3, 100), (0, 2))]
+)
+@pytest.mark.parametrize("far", [1e4, 1e8])
+def test_a_first_number_far_from_the_rest_is_no_pivot_for_long(far, shape, axes):
+    """Centred on it, a run of thousands would lose twelve bits of the sum of squares; a tile loses seven."""
+    x = sample(shape)
+    x[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))] += far
+    assert_moments(cbnorm.moments(x, axes), x, axes, tolerance=4e-13)
+
+
 def test_numpy_axis_0_is_the_default():
     x = sample((5, 3))
     assert bits(cbnorm.moments(x)) == bits(cbnorm.moments(x, 0))
