@@ -58,6 +58,20 @@ cdef loop add_gradients(
                 product[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
 
 
+cdef inline floating sum_of_four(const floating *dout, Py_ssize_t stride) noexcept nogil:
+    return (dout[0] + dout[stride]) + (dout[2 * stride] + dout[3 * stride])
+
+
+cdef inline floating product_of_four(
+    const floating *dout, const floating *x, Py_ssize_t stride, floating mean_hi, floating mean_lo, floating inv_std
+) noexcept nogil:
+    cdef floating a = dout[0] * normalized_input(x[0], mean_hi, mean_lo, inv_std)
+    cdef floating b = dout[stride] * normalized_input(x[stride], mean_hi, mean_lo, inv_std)
+    cdef floating c = dout[2 * stride] * normalized_input(x[2 * stride], mean_hi, mean_lo, inv_std)
+    cdef floating d = dout[3 * stride] * normalized_input(x[3 * stride], mean_hi, mean_lo, inv_std)
+    return (a + b) + (c + d)
+
+
 cdef inline loop_part add_gradient_lanes(
     const floating *restrict dout,      # IN (height, LANES)
     const floating *restrict x,         # IN (height, LANES), or NULL: only dout is summed
@@ -68,23 +82,34 @@ cdef inline loop_part add_gradient_lanes(
     double *restrict total,             # INOUT (LANES) Σ dout
     double *restrict product,           # INOUT (LANES) Σ dout·xhat
 ) noexcept nogil:
+    """Sums of four float32 are an array first: in one loop with the float64 sums Clang takes half as many at a time."""
     cdef Py_ssize_t i, k
-    cdef floating a, b, c, d
+    cdef floating a
+    cdef FloatLanes four
     cdef const floating *row
     cdef const floating *grad
     for i in range(height // 4):
         grad = dout + 4 * i * stride
-        for k in range(LANES):
-            a = (grad[k] + grad[stride + k]) + (grad[2 * stride + k] + grad[3 * stride + k])
-            total[k] += a if k >= skip else 0
-        if x != NULL:
-            row = x + 4 * i * stride
+        if floating is float:
             for k in range(LANES):
-                a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
-                b = grad[stride + k] * normalized_input(row[stride + k], mean_hi, mean_lo, inv_std)
-                c = grad[2 * stride + k] * normalized_input(row[2 * stride + k], mean_hi, mean_lo, inv_std)
-                d = grad[3 * stride + k] * normalized_input(row[3 * stride + k], mean_hi, mean_lo, inv_std)
-                product[k] += (a + b) + (c + d) if k >= skip else 0
+                four[k] = sum_of_four(grad + k, stride)
+            for k in range(LANES):
+                total[k] += four[k] if k >= skip else 0
+            if x != NULL:
+                row = x + 4 * i * stride
+                for k in range(LANES):
+                    four[k] = product_of_four(grad + k, row + k, stride, mean_hi, mean_lo, inv_std)
+                for k in range(LANES):
+                    product[k] += four[k] if k >= skip else 0
+        else:
+            for k in range(LANES):
+                a = sum_of_four(grad + k, stride)
+                total[k] += a if k >= skip else 0
+            if x != NULL:
+                row = x + 4 * i * stride
+                for k in range(LANES):
+                    a = product_of_four(grad + k, row + k, stride, mean_hi, mean_lo, inv_std)
+                    product[k] += a if k >= skip else 0
     for i in range(height // 4 * 4, height):
         grad = dout + i * stride
         for k in range(LANES):
@@ -95,6 +120,14 @@ cdef inline loop_part add_gradient_lanes(
             for k in range(LANES):
                 a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
                 product[k] += a if k >= skip else 0
+
+
+cdef loop add_last_gradients(
+    const floating *dout, const floating *x, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t skip,
+    floating mean_hi, floating mean_lo, floating inv_std, double *total, double *product,
+) noexcept nogil:
+    """Not inlined: Clang would give each of the LANES sums a register, and take them one by one."""
+    add_gradient_lanes(dout, x, stride, height, skip, mean_hi, mean_lo, inv_std, total, product)
 
 
 cdef inline loop_part add_few_gradients(
@@ -129,8 +162,8 @@ cdef loop add_run_gradients(
     """Sums over runs with one mean."""
     cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
     cdef floating inv_std = factors[SCALE * factor_stride]
-    cdef double totals[LANES]
-    cdef double products[LANES]
+    cdef Lanes totals
+    cdef Lanes products
     cdef Py_ssize_t i, k, start, whole = size // LANES
     for k in range(LANES):
         totals[k] = 0
@@ -146,10 +179,10 @@ cdef loop add_run_gradients(
     if whole == 0:
         add_few_gradients(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
     elif size > whole * LANES:          # the last LANES numbers, of which some were counted
-        add_gradient_lanes(dout + size - LANES, beginning(x, size - LANES), stride, height,
+        add_last_gradients(dout + size - LANES, beginning(x, size - LANES), stride, height,
                            (whole + 1) * LANES - size, mean_hi, mean_lo, inv_std, totals, products)
-    sums[0] += sum_of_lanes(totals)
-    sums[1] += sum_of_lanes(products)
+    add_lanes_to(totals, sums)
+    add_lanes_to(products, sums + 1)
 
 
 # Where each row has its own statistics: parameter gradients down the columns, and sums of dxhat = dout·gamma.
@@ -248,8 +281,8 @@ cdef inline loop_part sum_dxhat(
     """Sums over a row with a gamma for each number, whose quarters are added side by side."""
     cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
     cdef floating inv_std = factors[SCALE * factor_stride]
-    cdef double totals[QUARTER]
-    cdef double products[QUARTER]
+    cdef Sixteen totals
+    cdef Sixteen products
     cdef Py_ssize_t k, start = 0
     for k in range(QUARTER):
         totals[k] = 0

@@ -15,4 +15,18 @@
 #define CBNORM_LOOP_PART void
 #endif
 
+/* Sums on the stack begin a cache line. Clang aligns them to 16 bytes alone, and every store of a long vector would
+   then be to two lines: half as fast again for short runs. */
+
+#if defined(__GNUC__) || defined(__clang__)
+#define CBNORM_ALIGNED __attribute__((aligned(64)))
+#else
+#define CBNORM_ALIGNED
+#endif
+
+typedef double cbnorm_sixteen[16] CBNORM_ALIGNED;
+typedef double cbnorm_lanes[32] CBNORM_ALIGNED;
+typedef float cbnorm_float_lanes[32] CBNORM_ALIGNED;
+typedef double cbnorm_tile[256] CBNORM_ALIGNED;
+
 #endif

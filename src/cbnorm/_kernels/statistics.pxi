@@ -137,9 +137,9 @@ cdef loop column_moments(
     bint from_memory,                   # ask for rows ahead
 ) noexcept nogil:
     """The moments of each column of a tile; the pivots are its first row."""
-    cdef double pivot[TILE]
-    cdef double total[TILE]
-    cdef double squares[TILE]
+    cdef Tile pivot
+    cdef Tile total
+    cdef Tile squares
     cdef double one_by_count = 1.0 / height
     cdef Py_ssize_t j
     for j in range(width):
@@ -164,11 +164,16 @@ cdef inline double sum_of_half(const double *lanes) noexcept nogil:
 
 
 cdef inline double sum_of_lanes(const double *lanes) noexcept nogil:
-    cdef double sixteen[16]
+    cdef Sixteen sixteen
     cdef Py_ssize_t k
     for k in range(16):
         sixteen[k] = lanes[k] + lanes[16 + k]
     return sum_of_half(sixteen)
+
+
+cdef loop add_lanes_to(const double *lanes, double *total) noexcept nogil:
+    """Not inlined: beside a second sum, Clang would add the lanes of both in pairs."""
+    total[0] += sum_of_lanes(lanes)
 
 
 cdef inline loop_part add_lanes(
@@ -200,6 +205,14 @@ cdef inline loop_part add_lanes(
             squares[k] += a * a if k >= skip else 0
 
 
+cdef loop add_last_lanes(
+    const floating *x, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t skip, double pivot,
+    double *total, double *squares,
+) noexcept nogil:
+    """Not inlined: Clang would give each of the LANES sums a register, and take them one by one."""
+    add_lanes(x, stride, height, skip, pivot, total, squares)
+
+
 cdef inline loop_part add_few(
     const floating *restrict x,         # IN (height, size)
     Py_ssize_t stride,
@@ -229,8 +242,8 @@ cdef loop run_moments(
     double *m2,                         # OUT
 ) noexcept nogil:
     """The moments of all numbers of `height` runs, together 1 to PIECE."""
-    cdef double total[LANES]
-    cdef double squares[LANES]
+    cdef Lanes total
+    cdef Lanes squares
     cdef double pivot = x[0] if centred else 0
     cdef Py_ssize_t i, k, first = min(size, <Py_ssize_t>LANES), whole = size // LANES
     for k in range(LANES):
@@ -251,6 +264,6 @@ cdef loop run_moments(
     if whole == 0:
         add_few(x, stride, height, size, pivot, total, squares)
     elif size > whole * LANES:          # the last LANES numbers, of which some were counted
-        add_lanes(x + size - LANES, stride, height, (whole + 1) * LANES - size, pivot, total, squares)
+        add_last_lanes(x + size - LANES, stride, height, (whole + 1) * LANES - size, pivot, total, squares)
     centre(1.0 / (height * size), pivot, sum_of_lanes(total) if centred else 0, sum_of_lanes(squares),
            mean, mean_lo, m2)

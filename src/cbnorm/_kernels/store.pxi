@@ -7,6 +7,10 @@ from libc.string cimport memcpy
 cdef extern from "loop.h":      # what a function returns that is never inlined, or always
     ctypedef void loop "CBNORM_LOOP"
     ctypedef void loop_part "CBNORM_LOOP_PART"
+    ctypedef double[16] Sixteen "cbnorm_sixteen"        # sums, from the beginning of a cache line; as are the others
+    ctypedef double[32] Lanes "cbnorm_lanes"
+    ctypedef float[32] FloatLanes "cbnorm_float_lanes"
+    ctypedef double[256] Tile "cbnorm_tile"
 
 cdef extern from "stream.h" nogil:
     size_t cbnorm_to_line(const void *address)
