@@ -268,7 +268,7 @@ cdef inline loop_part add_dxhat_rest(
     add_dxhat_quarters(filled, filled + full, filled + 2 * full, mean_hi, mean_lo, inv_std, total, product)
 
 
-cdef inline loop_part sum_dxhat(
+cdef loop sum_dxhat(
     const floating *dout,               # IN (size)
     const floating *x,                  # IN (size)
     const floating *gamma,              # IN (size)

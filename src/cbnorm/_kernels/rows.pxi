@@ -110,7 +110,7 @@ cdef inline void factor_rows_gradient(const Call *call, Py_ssize_t height) noexc
         factors[MEAN_DOUT * stride + i] = facts.row_sums[i] * one_by_size if facts.centred else 0
 
 
-cdef loop sum_layers_dxhat(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sum_layers_dxhat(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Into row_sums, of rows with a gamma for each number."""
     cdef const Facts *facts = &call.facts
     cdef Py_ssize_t i, start = first * facts.rows.size, parameter = first_parameter(facts, first)
