@@ -1,4 +1,6 @@
-"""Fixtures: tests run for each kernel build, number of threads or layer; control groups and memory made up."""
+"""Fixtures: tests run for each kernel build, number of threads, layer and way to a file; made-up groups and memory."""
+
+import os
 
 import pytest
 from layer_cases import LAYERS
@@ -38,6 +40,16 @@ def num_threads(request):
 def layer_case(request):
     """A layer and the normalization that it stands for: each in turn."""
     return LAYERS[request.param]
+
+
+@pytest.fixture(params=["nameless", "named"])
+def way(request, monkeypatch):
+    """Whether unfinished files have no name, or have one as on systems where they must."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif not hasattr(os, "O_TMPFILE"):
+        pytest.skip("not on this system")
+    return request.param
 
 
 @pytest.fixture

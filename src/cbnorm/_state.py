@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from cbnorm import _files
 from cbnorm._arrays import as_numbers, check_dtype, check_eps, check_nonnegative, check_shape, float_dtypes
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
@@ -199,65 +200,48 @@ class Layer:
             check_nonnegative(name, array)
         return np.array(array, own.dtype)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | bytes | os.PathLike) -> None:
         """Write `state_dict` to a file of NumPy's .npz format, without pickle.
 
-        The path is taken as it is, without a suffix added. An existing file is replaced in one step at the end: a
-        save that is killed or fails leaves it whole. After a kill, a file ``<name>.<hex digits>.tmp`` may be left
-        beside it.
+        The path is taken as it is, without a suffix added. An existing file is replaced in one step at the end and its
+        rights are kept; a save that is killed or fails leaves it whole. A link stays: what it points to is replaced.
+        Pipes and devices are written to. Saves may run side by side: the last one stays. Of a save that is killed
+        nothing is left on Linux; where a file system has no files without a name (NFS, other systems), a file
+        ``.cbnorm-<hex digits>.tmp`` may stay in the folder until the next save to the same path.
 
         Parameters
         ----------
         path : path-like
-            Where to; the folder must exist.
+            Where to, str or bytes; the folder must exist.
 
         Raises
         ------
         OSError
-            If it cannot be written.
+            If it cannot be written; the error's `filename` is the path.
+        ValueError, TypeError
+            If it is no path.
         """
-        target = os.path.realpath(os.fspath(path))
-        unfinished = (
-            f"{target}.{os.urandom(8).hex()}.tmp"  # the same folder, as only there it can be renamed in one step
-        )
-        try:
-            with open(unfinished, "xb") as file:
-                np.savez(file, **self.state_dict())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, target)
-        except BaseException:
-            if os.path.exists(unfinished):
-                os.remove(unfinished)
-            raise
+        _files.save(path, self.state_dict())
 
-    def load(self, path: str | os.PathLike) -> None:
+    def load(self, path: str | bytes | os.PathLike) -> None:
         """Take over the state in a file that `save` wrote, of a layer with the same names, shapes and dtypes.
 
         Parameters
         ----------
         path : path-like
-            The file. Nothing in it is ever executed: it is read without pickle.
+            The file. Nothing in it is ever executed: it is read without pickle, and no more of it is unpacked
+            than this layer's state may take.
 
         Raises
         ------
         ValueError
             If the file is damaged, of another kind, or of another layer; nothing has changed then.
         OSError
-            If it cannot be opened.
+            If it cannot be opened or read; the error's `filename` is the path.
+        TypeError
+            If the path is none.
         """
-        path = os.fspath(path)
-        with open(path, "rb") as file:
-            try:
-                archive = np.load(file, allow_pickle=False)
-                if not isinstance(archive, Mapping):
-                    raise ValueError("it holds a single array")
-                with archive:
-                    self.load_state_dict(archive)
-            except Exception as error:  # whatever the readers of zip and npy files raise at foreign bytes
-                raise ValueError(
-                    f"path: expected a file of this {type(self).__name__}'s state, got {path!r} ({error})"
-                ) from error
+        _files.load(path, self)
 
     def _room_for_y(self, x):
         return self._room("y", x.shape, float_dtypes(x)[1], x)
