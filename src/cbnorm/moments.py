@@ -197,7 +197,7 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
         x = x.transpose(sorted(reduced) + kept)
         kept = list(range(len(reduced), x.ndim))
     first, last = (kept[0], kept[-1] + 1) if kept else (0, 0)
-    outer, channels, inner = (int(np.prod(part)) for part in (x.shape[:first], shape, x.shape[last:]))
+    outer, channels, inner = (math.prod(part) for part in (x.shape[:first], shape, x.shape[last:]))
     return moments_of_channels(x, plan_channels((outer, channels, inner), 1), shape)
 
 
