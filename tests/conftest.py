@@ -2,12 +2,30 @@
 
 import os
 
+import os
+
 import pytest
 from layer_cases import LAYERS
 from pooled import MIB, meminfo
 
 import cbnorm
 from cbnorm import _cgroup, _kernels, _memory, _pool
+
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave tests marked slow or huge aside, unless -m asks for them; and what a sanitizer would disturb."""
+    asked = config.getoption("-m")
+    aside = [name for name in ("slow", "huge") if name not in asked]
+    for item in items:
+        marker = item.get_closest_marker("not_sanitized")
+        if SANITIZED and marker:
+            item.add_marker(pytest.mark.skip(reason=marker.kwargs["reason"]))
+    left = [item for item in items if any(item.get_closest_marker(name) for name in aside)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 @pytest.fixture(scope="session", autouse=True)

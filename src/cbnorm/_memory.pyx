@@ -4,7 +4,7 @@ Design
 
 a. malloc gives large blocks back to the system as they are freed, or when another library frees one beside
    them, and a page taken anew costs as much as the numbers in it. Here a freed block keeps its pages.
-b. Arrays get their memory from NumPy's hooks (NEP 49): ours are set while an array is made and at no other
+b. Arrays get their memory from NumPy's hooks (NEP 49): ours are in force while an array is made and at no other
    time, and only over NumPy's own. The array remembers them, so that it may be resized, and freed by anyone.
 c. A block is its data and, before them, a header that knows where the block begins and how much the data may be.
    Nothing else is believed: not the size that comes with a free. From 1 MiB on a block is mapped by itself: kept
@@ -22,6 +22,7 @@ h. Blocks are freed by whoever drops the last reference, perhaps while the inter
 import os
 import time
 
+from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint8_t
@@ -255,7 +256,13 @@ strcpy(hooks.name, "cbnorm")
 hooks.version = 1
 hooks.allocator = PyDataMemAllocator(
     ctx=NULL, malloc=hook_malloc, calloc=hook_calloc, realloc=hook_realloc, free=hook_free)
-cdef object our_hooks = PyCapsule_New(&hooks, "mem_handler", NULL)
+
+# Contexts with our hooks are entered and left, rather than hooks set and set again: that takes memory, and where
+# there was none all of NumPy would go on with ours.
+cdef object our_context = PyContext_New()
+PyContext_Enter(our_context)
+PyDataMem_SetHandler(PyCapsule_New(&hooks, "mem_handler", NULL))
+PyContext_Exit(our_context)
 
 
 cdef object new_array(int ndim, cnp.npy_intp *shape, int type_number):
@@ -268,11 +275,12 @@ cdef object new_array(int ndim, cnp.npy_intp *shape, int type_number):
     theirs = PyDataMem_GetHandler()
     if <PyObject *>theirs != PyDataMem_DefaultHandler:  # the user wants memory of another kind
         return cnp.PyArray_EMPTY(ndim, shape, type_number, 0)
-    PyDataMem_SetHandler(our_hooks)
+    context = PyContext_Copy(our_context)  # one that is entered cannot be by another thread
+    PyContext_Enter(context)
     try:
         return cnp.PyArray_EMPTY(ndim, shape, type_number, 0)
     finally:
-        PyDataMem_SetHandler(theirs)
+        PyContext_Exit(context)
 
 
 cdef int take_flag() except -1:
