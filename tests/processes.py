@@ -75,11 +75,11 @@ def start_python(code, *arguments, **environment):
     )
 
 
-def run_python(code, *, status=0, **environment):
+def run_python(code, *, status=0, timeout=60, **environment):
     """Run it to its end; returns what it printed."""
     with start_python(code, **environment) as process:
         try:
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=timeout)
         finally:
             process.kill()
     assert process.returncode == status, errors
