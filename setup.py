@@ -32,6 +32,10 @@ GCC_FLAGS = [
     "-fno-loop-unroll-and-jam",  # jams two turns of the outer loop, then has no registers left, or no vectors
     "-fno-split-loops",  # splits a loop at `k >= skip`, and waits for what the pieces store
 ]
+# CBNORM_SANITIZE=address,undefined: for .ci/sanitize. A wrong address has no file and line without -g, no callers
+# without frame pointers; what is undefined shall end the process, not pass by as one line among many.
+SANITIZERS = os.environ.get("CBNORM_SANITIZE", "")
+SANITIZE_FLAGS = ["-fsanitize=" + SANITIZERS, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 # Only GCC and Clang on x86-64 build more than the baseline.
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
 LEVELS = {"baseline": []}
@@ -54,8 +58,10 @@ class BuildKernels(build_ext):
             wanted = os.environ.get("CBNORM_OPENMP") != "0"
             openmp = ["-fopenmp"] if wanted and self.has_openmp() else []
             flags = FLAGS + (GCC_FLAGS if self.takes(["-Werror", *GCC_FLAGS]) else [])
+            checks = SANITIZE_FLAGS if SANITIZERS else []
             for extension in self.extensions:
-                extension.extra_compile_args += flags
+                extension.extra_compile_args += flags + checks
+                extension.extra_link_args += checks
                 if extension.name.startswith(("cbnorm._kernels.", "cbnorm._openmp")):  # no others load OpenMP
                     extension.extra_compile_args += openmp
                     extension.extra_link_args += openmp
