@@ -116,6 +116,7 @@ print(max(call() for _ in range(5)))
 
 
 @linux
+@pytest.mark.not_sanitized(reason="the temporaries of the test are taken anew by the sanitizer")
 def test_results_between_temporaries_of_their_size_take_no_page_anew():
     # 20 faults a result even with huge pages. Two results of 40 MiB go around.
     assert int(run_python(FAULTS, CBNORM_POOL_BYTES=str(128 * MIB)).stdout) < 20
