@@ -58,7 +58,7 @@ cdef void normalize_all(const Call *call, int thread, int threads) noexcept nogi
 
 cdef void forward_together(const Call *call, Team *team, int thread) noexcept nogil:
     cdef const Facts *facts = &call.facts
-    cdef int threads = team.threads
+    cdef int threads = team_size(team)
     cdef Py_ssize_t first = first_channel(facts, thread, threads), last = first_channel(facts, thread + 1, threads)
     if facts.collecting:
         if facts.walk == COLUMNS:
@@ -123,7 +123,7 @@ cdef void differentiate_all(const Call *call, int thread, int threads) noexcept 
 
 cdef void backward_together(const Call *call, Team *team, int thread) noexcept nogil:
     cdef const Facts *facts = &call.facts
-    cdef int threads = team.threads
+    cdef int threads = team_size(team)
     cdef Py_ssize_t first = first_channel(facts, thread, threads), last = first_channel(facts, thread + 1, threads)
     if facts.collecting:
         if first < last:
@@ -161,7 +161,7 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
     """Rows, whose parameter gradients add up over chunks of them and merge at the end."""
     cdef Facts *facts = &own.facts
     cdef double *partial = facts.partial
-    cdef int threads = team.threads
+    cdef int threads = team_size(team)
     cdef Py_ssize_t chunk, first
     for chunk in range(share(facts.rows.chunks, thread, threads), share(facts.rows.chunks, thread + 1, threads)):
         first = chunk * facts.rows.chunk
@@ -179,8 +179,8 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
 
 cdef void run_by_steps(const Call *call, Team *team, int thread) noexcept nogil:
     cdef Call own = call[0]     # where rows keep their sums and factors is each thread's own
-    cdef Py_ssize_t first = share(call.facts.sets, thread, team.threads)
-    cdef Py_ssize_t last = share(call.facts.sets, thread + 1, team.threads)
+    cdef Py_ssize_t first = share(call.facts.sets, thread, team_size(team))
+    cdef Py_ssize_t last = share(call.facts.sets, thread + 1, team_size(team))
     if call.facts.walk == ROWS:
         take_row_room(&own, thread)
     if not call.facts.backward:

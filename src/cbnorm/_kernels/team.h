@@ -145,6 +145,9 @@ static inline cbnorm_team cbnorm_new_team(int threads) {
     return team;
 }
 
+/* In the region, where each thread writes how many there are. */
+static inline int cbnorm_team_size(const cbnorm_team *team) { return __atomic_load_n(&team->threads, __ATOMIC_RELAXED); }
+
 /* First in the region; OpenMP may give fewer threads than were asked for. */
 static inline void cbnorm_enter_team(cbnorm_team *team, int thread) {
     __atomic_store_n(&team->threads, omp_get_num_threads(), __ATOMIC_RELAXED);
@@ -157,7 +160,7 @@ static inline void cbnorm_enter_team(cbnorm_team *team, int thread) {
 
 static inline void cbnorm_barrier(cbnorm_team *team, int thread) {
     int passed = __atomic_load_n(&team->passed, __ATOMIC_RELAXED);
-    if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) < team->threads) {
+    if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) < cbnorm_team_size(team)) {
         cbnorm_wait(team, thread, &team->passed, passed + 1);
     } else {
         __atomic_store_n(&team->arrived, 0, __ATOMIC_RELAXED);
@@ -170,7 +173,7 @@ static inline void cbnorm_leave_team(cbnorm_team *team, int thread) {
     if (cbnorm_own_mode != team->mode)
         cbnorm_set_mode(cbnorm_own_mode);
     if (thread == 0)
-        cbnorm_wait(team, thread, &team->left, team->threads - 1);
+        cbnorm_wait(team, thread, &team->left, cbnorm_team_size(team) - 1);
     else
         cbnorm_advance(team, &team->left);
 }
@@ -183,6 +186,7 @@ static inline cbnorm_team cbnorm_new_team(int threads) {
     (void)threads;
     return team;
 }
+static inline int cbnorm_team_size(const cbnorm_team *team) { return team->threads; }
 static inline void cbnorm_enter_team(cbnorm_team *team, int thread) { (void)team, (void)thread; }
 static inline void cbnorm_barrier(cbnorm_team *team, int thread) { (void)team, (void)thread; }
 static inline void cbnorm_leave_team(cbnorm_team *team, int thread) { (void)team, (void)thread; }

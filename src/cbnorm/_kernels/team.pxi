@@ -23,6 +23,7 @@ cdef extern from "team.h" nogil:
         double waited       # thread 0, for the others
     double now "cbnorm_now"()
     Team new_team "cbnorm_new_team"(int threads)
+    int team_size "cbnorm_team_size"(const Team *team)
     void enter_team "cbnorm_enter_team"(Team *team, int thread)
     void team_barrier "cbnorm_barrier"(Team *team, int thread)
     void leave_team "cbnorm_leave_team"(Team *team, int thread)
@@ -157,7 +158,7 @@ cdef inline uint64_t call_key(
 
 cdef inline void barrier(Team *team, int thread) noexcept nogil:
     """Wait for the others of a parallel region; alone, there may be one of the caller's around us."""
-    if team.threads > 1:
+    if team_size(team) > 1:
         team_barrier(team, thread)
 
 
