@@ -201,6 +201,15 @@ HUGE = {
 }
 
 
+def largest_error(parts, want):
+    """Of all parts; in ten times less time than NumPy's testing takes, and in memory of one part."""
+    error, largest = np.empty_like(want), 0.0
+    for part in parts:
+        np.subtract(part, want, out=error)
+        largest = max(largest, float(np.max(np.abs(error, out=error))))
+    return largest
+
+
 @linux
 @pytest.mark.huge
 @pytest.mark.parametrize("case", HUGE)
@@ -217,13 +226,11 @@ def test_arrays_of_more_than_2_31_numbers(case, repeated):
     result = np.empty(whole, np.float32)
     _, cache, *_ = forward(x, *extra, out=result)
     in_blocks = result.reshape(TIMES, *shape)
-    for part in in_blocks:
-        np.testing.assert_allclose(part, want, rtol=0, atol=4e-6)
+    assert largest_error(in_blocks, want) < 4e-6
     need = (True, case != "one row", False)
     dx, dgamma, _ = backward(many_dout, cache, need=need, out=result)
     assert dx is result
-    for part in in_blocks:
-        np.testing.assert_allclose(part, want_dx, rtol=0, atol=2e-5)
+    assert largest_error(in_blocks, want_dx) < 2e-5
     if dgamma is not None:
         scale = math.sqrt(BLOCK * TIMES)
         np.testing.assert_allclose(dgamma / scale, want_dgamma * (TIMES / scale), rtol=1e-5, atol=1e-3)
