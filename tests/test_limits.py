@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layer_cases import numbers
-from processes import linux, run_python
+from processes import linux, needs_openmp, run_python
 from public_calls import bits_of, make_input, public_calls
 
 import cbnorm
@@ -80,6 +80,36 @@ def test_eight_python_threads_share_one_layer(layer_case):
     with ThreadPoolExecutor(8) as pool:
         assert set().union(*pool.map(work, range(8))) == {want[0]}
     assert bits_of(shared.state_dict().values()) == bits_of(alone.state_dict().values())
+
+
+NO_THREADS = """
+import os, resource
+import numpy as np
+import cbnorm
+from cbnorm import _kernels
+
+_kernels.active.set_judging(False)
+x = np.random.default_rng(0).standard_normal((512, 1024), np.float32)
+with cbnorm.threads(1):
+    want = cbnorm.layernorm_forward(x)[0]
+before = len(os.listdir("/proc/self/task"))
+with open("/proc/self/statm") as file:
+    size = int(file.read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + (20 << 20), resource.RLIM_INFINITY))
+with cbnorm.threads(8):
+    assert np.array_equal(cbnorm.layernorm_forward(x)[0], want)
+    few = len(os.listdir("/proc/self/task")) - before
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    assert np.array_equal(cbnorm.layernorm_forward(x)[0], want)
+print(few < 7, len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@linux
+@needs_openmp
+@pytest.mark.not_sanitized(reason="the sanitizer takes terabytes of addresses")
+def test_fewer_threads_work_where_the_system_has_no_room_for_more():
+    assert run_python(NO_THREADS).stdout.split() == ["True", "7"]
 
 
 INTERRUPTS = """

@@ -202,6 +202,8 @@ cdef void run_share(const Call *call, Team *team, int thread) noexcept nogil:
 
 
 cdef void launch(const Call *call, Team *team) noexcept nogil:
+    if team.threads > 1:
+        team.threads = threads_there(team.threads)
     if team.threads == 1:       # even a region of one thread costs a microsecond
         run_share(call, team, 0)
         return

@@ -16,6 +16,7 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#include <pthread.h>
 #include <time.h>
 #if defined(__linux__)
 #include <limits.h>
@@ -46,6 +47,7 @@ typedef struct {
 
 #ifdef _OPENMP
 
+#define CBNORM_MOST_TRIED 1024 /* as MOST_THREADS in _threads.py */
 #define CBNORM_SPIN 50e-6 /* seconds: waking a thread takes 15 to 50 microseconds */
 
 static inline double cbnorm_now(void) {
@@ -132,6 +134,32 @@ static inline void cbnorm_advance(cbnorm_team *team, int *word) {
         cbnorm_wake(word);
 }
 
+static void *cbnorm_wait_for_release(void *gate) {
+    pthread_mutex_lock((pthread_mutex_t *)gate);
+    pthread_mutex_unlock((pthread_mutex_t *)gate);
+    return NULL;
+}
+
+/* How many of so many threads the system has room for. OpenMP ends the process where one cannot be started; so before
+   it starts more than ever from this thread, as many are there for a moment. */
+static int cbnorm_threads_there(int threads) {
+    static __thread int most = 1;
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t started[CBNORM_MOST_TRIED];
+    int number = 0;
+    if (threads <= most || threads > CBNORM_MOST_TRIED)
+        return threads;
+    pthread_mutex_lock(&gate);
+    while (number < threads - 1 && !pthread_create(&started[number], NULL, cbnorm_wait_for_release, &gate))
+        number++;
+    pthread_mutex_unlock(&gate);
+    for (int i = 0; i < number; i++)
+        pthread_join(started[i], NULL);
+    if (number == threads - 1)
+        most = threads;
+    return number + 1;
+}
+
 static __thread unsigned long cbnorm_own_mode; /* of a thread outside the region: other libraries' regions run there */
 
 /* Before the region, by the thread that calls. */
@@ -181,6 +209,7 @@ static inline void cbnorm_leave_team(cbnorm_team *team, int thread) {
 #else
 
 static inline double cbnorm_now(void) { return 0; }
+static inline int cbnorm_threads_there(int threads) { return threads; }
 static inline cbnorm_team cbnorm_new_team(int threads) {
     cbnorm_team team = {1};
     (void)threads;

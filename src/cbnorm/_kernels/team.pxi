@@ -23,6 +23,7 @@ cdef extern from "team.h" nogil:
         double waited       # thread 0, for the others
     double now "cbnorm_now"()
     Team new_team "cbnorm_new_team"(int threads)
+    int threads_there "cbnorm_threads_there"(int threads)
     int team_size "cbnorm_team_size"(const Team *team)
     void enter_team "cbnorm_enter_team"(Team *team, int thread)
     void team_barrier "cbnorm_barrier"(Team *team, int thread)
