@@ -2,8 +2,6 @@
 
 import os
 
-import os
-
 import pytest
 from layer_cases import LAYERS
 from pooled import MIB, meminfo
