@@ -4,6 +4,8 @@ from dataclasses import fields
 
 import numpy as np
 
+MOST_VALUES = 2**63 - 1  # of a set: more than any stream holds, and few enough to compute with in floats
+
 
 class Record:
     """What frozen dataclasses of counts and read-only arrays share; each defines its own ``+``."""

@@ -6,7 +6,10 @@ A mean is the unevaluated sum mean + mean_lo: rounded to one float64, each merge
 """
 
 import math
+import os
+import threading
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +27,17 @@ from cbnorm._arrays import (
 )
 from cbnorm._calls import find_statistics
 from cbnorm._plan import plan_channels
-from cbnorm._record import Record, is_start_of_sum
+from cbnorm._record import MOST_VALUES, Record, is_start_of_sum
+
+_gathering = (
+    threading.Lock()
+)  # held for the microseconds in which population statistics take a batch in, so one for all
+if hasattr(os, "register_at_fork"):  # a child finds the lock free, and no batch half taken in
+    os.register_at_fork(
+        before=_gathering.acquire, after_in_parent=_gathering.release, after_in_child=_gathering.release
+    )
+
+QUIET = partial(np.errstate, all="ignore")  # NaN, infinities and what vanishes are results, not events
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +84,7 @@ class Moments(Record):
 
     def __post_init__(self):
         """Convert, check and copy what was given."""
-        count = check_integer("count", self.count, 0)
+        count = check_integer("count", self.count, 0, MOST_VALUES)
         mean = copy_numbers("mean", self.mean)
         m2 = copy_numbers("m2", self.m2, mean.shape, "mean")
         check_nonnegative("m2", m2)
@@ -103,7 +116,10 @@ class Moments(Record):
             If `ddof` is not a number.
         """
         degrees = self.count - check_number("ddof", ddof, -math.inf, math.inf)
-        return self.m2 / degrees if degrees > 0 else np.full_like(self.mean, np.nan)
+        if degrees <= 0:
+            return np.full_like(self.mean, np.nan)
+        with QUIET():
+            return self.m2 / degrees
 
     def std(self, ddof: float = 0) -> NDArray[np.float64]:
         """Return the square root of `var`, in the units of x."""
@@ -126,19 +142,42 @@ class Moments(Record):
 def merged(a, b):
     """The moments of two sets together, a of at least as many values as b, step by step as the kernels merge tiles."""
     weight = b.count / (a.count + b.count)
-    with np.errstate(all="ignore"):  # infinities stay in their channel, in silence
+    with QUIET():
         delta = b.mean - a.mean
         delta += b.mean_lo - a.mean_lo
-        step = delta * weight
-        step += a.mean_lo
-        mean = a.mean + step
+        if a.count == b.count:  # the same steps whichever comes first, as neither is the larger
+            start = a.mean + b.mean
+            step = two_sum_error(a.mean, b.mean, start)
+            step += a.mean_lo + b.mean_lo
+            start *= 0.5
+            step *= 0.5
+        else:
+            start = a.mean
+            step = delta * weight
+            step += a.mean_lo
+        mean = start + step
+        mean_lo = two_sum_error(start, step, mean)
         m2 = delta
         m2 *= delta
         m2 *= a.count * weight
-        m2 += b.m2
-        m2 += a.m2
-        mean_lo = two_sum_error(a.mean, step, mean)
+        if a.count == b.count:
+            m2 += a.m2 + b.m2
+        else:
+            m2 += b.m2
+            m2 += a.m2
+        if not np.isfinite(mean + m2).all():
+            mean, mean_lo, m2 = merged_without_end(a, b, weight, mean, mean_lo, m2)
     return Moments._of(count=a.count + b.count, mean=mean, m2=m2, mean_lo=mean_lo)
+
+
+def merged_without_end(a, b, weight, mean, mean_lo, m2):
+    """The same where something is infinite, NaN, or too large for a step: what the values themselves would give."""
+    endless = ~(np.isfinite(a.mean) & np.isfinite(b.mean))
+    direct = a.mean * (1 - weight) + b.mean * weight  # infinities of one sign keep it, those of both give NaN
+    mean = np.where(endless | ~np.isfinite(mean), direct, mean)
+    mean_lo = np.where(np.isfinite(mean_lo) & ~endless, mean_lo, 0)
+    spoilt = endless | np.isnan(a.m2) | np.isnan(b.m2)
+    return mean, mean_lo, np.where(spoilt, np.nan, np.where(np.isfinite(m2), m2, np.inf))
 
 
 def two_sum_error(a, b, total):
@@ -215,7 +254,8 @@ class PopulationStats:
     """Mean and variance of a whole data set, gathered batch by batch, for test time.
 
     Batches may have different sizes, and be empty. Each value counts once, and the spread between the batch
-    means is part of the variance. Gathered parts merge with ``+`` and ``sum``.
+    means is part of the variance. Gathered parts merge with ``+`` and ``sum``. Several threads may update one: none of
+    their batches is lost.
 
     Parameters
     ----------
@@ -265,14 +305,24 @@ class PopulationStats:
         """
         x = as_array(x, 2)
         axis = check_axis(self.axis, x.ndim)
+        self._check_channels(x, axis)
+        batch = moments_of_channels(x, plan_channels(x.shape, axis), (x.shape[axis],))
+        with _gathering, QUIET():
+            self._check_channels(x, axis)  # another thread may have been first
+            self._pooled = batch if self._pooled is None else self._pooled + batch
+            if batch.count:
+                self.batches += 1
+                self._sum_mean = self._sum_mean + batch.mean
+                self._sum_var = self._sum_var + batch.var()
+
+    def _check_channels(self, x, axis):
         if self._pooled is not None and x.shape[axis] != self._pooled.mean.size:
             raise ValueError(f"x: expected {self._pooled.mean.size} channels on axis {axis}, got shape {x.shape}")
-        batch = moments_of_channels(x, plan_channels(x.shape, axis), (x.shape[axis],))
-        self._pooled = batch if self._pooled is None else self._pooled + batch
-        if batch.count:
-            self.batches += 1
-            self._sum_mean = self._sum_mean + batch.mean
-            self._sum_var = self._sum_var + batch.var()
+
+    def __getstate__(self):
+        """Return what is pickled and copied, not between two steps of an `update`."""
+        with _gathering:
+            return vars(self).copy()
 
     @property
     def count(self) -> int:
@@ -303,9 +353,12 @@ class PopulationStats:
         ValueError
             If there are fewer than two batches.
         """
-        if self.batches < 2:
-            raise ValueError(f"batch_average: expected at least 2 batches, got {self.batches}")
-        return self._sum_mean / self.batches, self._sum_var / (self.batches - 1)
+        with _gathering:
+            batches, sum_mean, sum_var = self.batches, self._sum_mean, self._sum_var
+        if batches < 2:
+            raise ValueError(f"batch_average: expected at least 2 batches, got {batches}")
+        with QUIET():
+            return sum_mean / batches, sum_var / (batches - 1)
 
     def _gathered(self):
         if not self.count:
@@ -317,12 +370,13 @@ class PopulationStats:
         if not isinstance(other, PopulationStats):
             return NotImplemented
         both = PopulationStats(self.axis)
-        parts = [part for part in (self, other) if part._pooled is not None]
-        for part in parts:
-            both._pooled = part._pooled if both._pooled is None else both._pooled + part._pooled
-            both.batches += part.batches
-            both._sum_mean = both._sum_mean + part._sum_mean
-            both._sum_var = both._sum_var + part._sum_var
+        with _gathering, QUIET():
+            for part in (self, other):
+                if part._pooled is not None:
+                    both._pooled = part._pooled if both._pooled is None else both._pooled + part._pooled
+                    both.batches += part.batches
+                    both._sum_mean = both._sum_mean + part._sum_mean
+                    both._sum_var = both._sum_var + part._sum_var
         return both
 
     def __radd__(self, other):

@@ -29,7 +29,7 @@ from cbnorm._arrays import (
 )
 from cbnorm._calls import forward, take_statistics
 from cbnorm._plan import plan_channels
-from cbnorm._record import Record
+from cbnorm._record import MOST_VALUES, Record
 from cbnorm._threads import threads_for
 from cbnorm.moments import Moments, moments_of_channels
 
@@ -71,7 +71,7 @@ class GradientSums(Record):
 
     def __post_init__(self):
         """Convert, check and copy what was given."""
-        count = check_integer("count", self.count, 0)
+        count = check_integer("count", self.count, 0, MOST_VALUES)
         dout = copy_numbers("dout", self.dout)
         dout_xhat = copy_numbers("dout_xhat", self.dout_xhat, dout.shape, "dout")
         self._fill(count=count, dout=dout, dout_xhat=dout_xhat)
