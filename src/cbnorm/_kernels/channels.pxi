@@ -9,10 +9,15 @@ from libc.string cimport memcpy, memset
 cdef void update_average(
     double *restrict average, const double *restrict batch, double divisor, double momentum, Py_ssize_t size
 ) noexcept nogil:
+    """momentum·average + (1 - momentum)·batch / divisor; what has a weight of 0 is not read: it may be NaN."""
     cdef Py_ssize_t c
     cdef double weight = (1 - momentum) / divisor
-    for c in range(size):
-        average[c] = momentum * average[c] + weight * batch[c]
+    if momentum == 0:
+        for c in range(size):
+            average[c] = weight * batch[c]
+    elif momentum < 1:
+        for c in range(size):
+            average[c] = momentum * average[c] + weight * batch[c]
 
 
 cdef loop add_sums(double *restrict total, const double *restrict other, Py_ssize_t size) noexcept nogil:
