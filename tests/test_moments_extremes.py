@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -120,3 +121,30 @@ def test_a_child_of_a_process_whose_threads_update_goes_on_updating():
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, ">i8"])
+@pytest.mark.parametrize(("shape", "axis"), [((50, 3), 0), ((3, 50), 1), ((4, 3, 10), (0, 2)), ((5, 10), None)])
+@pytest.mark.parametrize("place", [2**53 + 1, 1_700_000_000_123_456_789, 2**63 - 60_000])
+def test_integers_that_no_float_holds_keep_their_variance(dtype, shape, axis, place):
+    x = (np.random.default_rng(0).integers(0, 500, shape) * 100 + place).astype(dtype)
+    got = cbnorm.moments(x, axis)
+    small = cbnorm.moments((x.astype(object) - place).astype(np.int64), axis)  # exact
+    np.testing.assert_allclose(got.var(), small.var(), rtol=1e-13)
+    for mean, mean_lo, want in zip(got.mean.flat, got.mean_lo.flat, small.mean.flat, strict=True):
+        assert abs(float(Fraction(mean.item()) + Fraction(mean_lo.item()) - place - Fraction(want.item()))) < 1e-9
+    if len(shape) > 1 and axis == 0:
+        p = cbnorm.PopulationStats()
+        for part in np.array_split(x, 7):
+            p.update(part)
+        np.testing.assert_allclose(p.var(), small.var(), rtol=1e-12)
+        np.testing.assert_allclose(cbnorm.parts.moments(x).var(), small.var(), rtol=1e-13)
+
+
+def test_integers_as_far_apart_as_they_go():
+    x = np.array([[-(2**63), 2**63 - 1, 5], [2**63 - 1, 2**63 - 1, 6]])
+    got = cbnorm.moments(x)
+    np.testing.assert_allclose(got.mean + got.mean_lo, [-0.5, 2.0**63, 5.5], atol=1)
+    np.testing.assert_allclose(got.var(), [2.0**126, 0, 0.25], rtol=1e-15)
+    got = cbnorm.moments(np.array([0, 2**64 - 1, 2**64 - 1], np.uint64), None)
+    assert got.var() == pytest.approx(2.0**128 * 2 / 9, rel=1e-15)
