@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import DTYPES, INSTANCE, assert_same_bits, batch, check, group, layer, make_case, rms
 
 import cbnorm
 
@@ -35,3 +36,120 @@ def test_an_empty_batch_has_no_weight(momentum):
     old = np.array([1.0, np.inf])
     _, _, mean, var = cbnorm.batchnorm_forward(np.empty((0, 2)), momentum=momentum, moving_mean=old, moving_var=old)
     np.testing.assert_array_equal((mean, var), (old, old))
+
+
+# One case of each walk, and of each normalization; momentum 1, as no float holds the variance of some.
+TRAIN = batch(momentum=1.0)
+WALKS = {
+    "columns": (TRAIN, (70, 5)),
+    "wide columns": (TRAIN, (9, 301)),
+    "planes": (TRAIN, (3, 40, 77)),
+    "long planes": (TRAIN, (2, 2, 5003)),
+    "layer": (layer(), (7, 129)),
+    "layer, long rows": (layer(), (3, 5003)),
+    "rms": (rms(), (7, 129)),
+    "group": (group(2), (3, 4, 45)),
+    "instance": (INSTANCE, (3, 4, 45)),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(size, np.float64) for size in (1e-305, 1e-200, 1e-160, 1e-154, 1e153, 1e160, 1e305)]
+    + [(size, np.float32) for size in (1e-42, 1e-39, 1e36)],
+)
+def test_squares_that_no_float_holds(kernels, num_threads, size, dtype, name):
+    norm, shape = WALKS[name]
+    x, dout, parameters = make_case(norm, shape, np.float64)
+    dout = (dout * (1e3 if size > 1 else 1e-6)).astype(dtype)  # so that dx is not beyond its dtype, nor subnormal
+    check(norm, (x * size).astype(dtype), dout, [values.astype(dtype) for values in parameters], eps=0.0)
+
+
+@pytest.mark.parametrize("name", WALKS)
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_value_that_is_as_large_as_float32_goes(kernels, name, place):
+    norm, shape = WALKS[name]
+    x, dout, parameters = make_case(norm, shape, np.float32)
+    x = x / abs(x).max() * np.finfo(np.float32).max
+    norm.sets(x)[0].flat[place] = -np.finfo(np.float32).max
+    x[abs(x) < 1] = 1
+    check(norm, x, dout, parameters)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, (np.inf, -np.inf), (np.inf, np.inf), (-np.inf, np.nan)])
+@pytest.mark.parametrize("name", WALKS)
+def test_the_mean_of_infinities_does_not_depend_on_where_they_stand(kernels, name, special, dtype):
+    norm, shape = WALKS[name]
+    if not norm.centred:
+        pytest.skip("no mean")
+    for places in ((0, 1), (1, 0), (5, -1), (-1, 2), (33, 8)):
+        x, _, parameters = make_case(norm, shape, dtype)
+        for place, value in zip(places, np.atleast_1d(special), strict=False):
+            norm.sets(x)[0].flat[place % norm.sets(x)[0].size] = value
+        with np.errstate(all="ignore"):
+            want = np.sum(special)
+        y, cache, *_ = norm.forward(x, *parameters)
+        np.testing.assert_array_equal(cache.mean.flat[0], want)
+        assert np.isnan(cache.inv_std.flat[0])
+        assert np.isfinite(cache.mean.flat[1:]).all()
+        assert np.isfinite(cache.inv_std.flat[1:]).all()
+        assert np.isnan(norm.sets(y)[0]).all()
+        found = cbnorm.moments(np.stack([norm.sets(x)[0].ravel()] * 3), 1)
+        np.testing.assert_array_equal(found.mean, [want] * 3)
+        assert np.isnan(found.var()).all()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.25, 1.0])
+def test_moving_averages_of_infinities(kernels, momentum):
+    x = np.array([[np.inf, -np.inf, 1.0], [1.0, 2.0, 3.0]])
+    old = np.array([np.inf, np.inf, -np.inf])
+    _, _, mean, _ = cbnorm.batchnorm_forward(x, momentum=momentum, moving_mean=old, moving_var=np.ones(3))
+    want = {0: [np.inf, -np.inf, 2.0], 0.25: [np.inf, np.nan, -np.inf], 1: old}[momentum]
+    np.testing.assert_array_equal(mean, want)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("shape", [(40, 3), (2, 3, 50)])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_moving_statistics_that_float32_does_not_hold(kernels, dtype, shape, in_place):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    dout = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    mean, var, gamma = np.array([0.0, 1e39, 1e-45]), np.array([1.0, 4e77, 1e-82]), np.array([1.0, 2.0, 1e-41])
+    one_by_std = 1 / np.sqrt(var)
+    along = (3,) + (1,) * (x.ndim - 2)
+    want = (x - mean.reshape(along)) * (gamma * one_by_std).reshape(along)
+    given = x.copy()
+    y, cache, *_ = cbnorm.batchnorm_forward(
+        given, gamma, None, 0.0, 0.9, mean, var, "test", out=given if in_place else None
+    )
+    assert y.dtype == dtype
+    tolerance = {np.float16: 1e-3, np.float32: 2e-4}[dtype]  # gamma is subnormal
+    np.testing.assert_allclose(y, want, rtol=tolerance, atol=tolerance)
+    dx, dgamma, dbeta = cbnorm.batchnorm_backward(dout, cache, need=(True, not in_place, True))
+    np.testing.assert_allclose(dx, dout * (gamma * one_by_std).reshape(along), rtol=tolerance, atol=1e-7)
+    assert dx.dtype == dtype
+    assert dbeta.dtype == np.float32
+    if not in_place:
+        assert dgamma.dtype == np.float32
+        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+        terms = dout * ((x - mean.reshape(along)) * one_by_std.reshape(along))
+        assert np.all(np.abs(dgamma - terms.sum(axes))[:2] <= 1e-6 * np.abs(terms).sum(axes)[:2])
+
+
+@pytest.mark.parametrize("name", [name for name in WALKS if "columns" not in name])
+@pytest.mark.parametrize("size", [1e-42, 3e38])
+def test_the_bits_of_a_set_do_not_depend_on_one_that_float32_does_not_hold(kernels, name, size):
+    norm, shape = WALKS[name]
+    x, dout, parameters = make_case(norm, shape, np.float32)
+    beside = x.copy()
+    numbers = norm.sets(beside)[0]
+    numbers *= np.float32(size) / abs(numbers).max()
+    numbers.flat[0] = -size
+    found = []
+    for values in (x, beside, np.asfortranarray(beside)):
+        y, cache, *_ = norm.forward(values, *parameters, eps=0.0)
+        found.append((norm.sets(y)[1:], norm.sets(norm.backward(dout, cache)[0])[1:], norm.sets(y)))
+    assert_same_bits(found[1][:2], found[0][:2])
+    assert_same_bits(found[2], found[1])  # through a copy

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import (
+    FLOAT64,
     as_result,
     check_moving,
     check_need,
@@ -22,6 +23,7 @@ from cbnorm._arrays import (
     same_memory,
     statistics_for,
 )
+from cbnorm._beyond import backward_beyond, forward_beyond
 from cbnorm._plan import Plan
 from cbnorm._threads import threads_for
 
@@ -46,15 +48,16 @@ class Cache:
         The parameter itself.
     """
 
-    __slots__ = ("_dtypes", "_plan", "_statistics", "gamma", "kind", "x")
+    __slots__ = ("_beyond", "_dtypes", "_plan", "_statistics", "gamma", "kind", "x")
 
-    def __init__(self, kind, plan, x, gamma, statistics, dtypes):
+    def __init__(self, kind, plan, x, gamma, statistics, dtypes, beyond):
         self.kind = kind
         self.x = x
         self.gamma = gamma
         self._plan = plan
         self._statistics = statistics  # None: those of x; (2, sets): mean and variance, given; (4, sets): as found
         self._dtypes = dtypes  # computed in, returned in
+        self._beyond = beyond  # whether float32 does not hold the statistics of some set
 
     @property
     def axis(self) -> int:
@@ -146,15 +149,21 @@ def forward(
     y = room_for(out, values, x, result_dtype)
     if statistics is None:
         statistics = statistics_for(plan.sets)
+    beyond = False
     if x.size:
-        _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads_for(x.size))
+        threads = threads_for(x.size)
+        beyond = _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads)
+        beyond = beyond and compute_dtype is not FLOAT64
+        if beyond:
+            values = y if given and same_memory(values, y) else contiguous(x, compute_dtype)  # y may be where they were
+            forward_beyond(plan, values, y, kernel_gamma, kernel_beta, statistics)
     else:
         statistics[:] = 0
     if plan.sets > MANY and statistics.nbytes > x.nbytes:
         statistics = statistics[[0, 2]] if given else None
     overwritten = given and out is not None and same_memory(out, x)
     y = as_result(y, result_dtype, out)
-    cache = Cache(kind, plan, None if overwritten else x, gamma, statistics, dtypes)
+    cache = Cache(kind, plan, None if overwritten else x, gamma, statistics, dtypes, beyond)
     return (y, cache) if moving is None else (y, cache, moving[0], moving[1])
 
 
@@ -190,5 +199,9 @@ def backward(
     elif want_dx or want_dgamma or want_dbeta:
         # The sum of dout takes no statistics.
         statistics = np.zeros((4, plan.sets)) if x is None and dx is None else cache._full(x)
-        _kernels.active.backward(plan, values, x, dx, gamma, sums, statistics, threads_for(dout.size))
+        arrays = plan, values, x, dx, gamma, sums, statistics
+        finish = backward_beyond(*arrays) if cache._beyond else None
+        _kernels.active.backward(*arrays, threads_for(dout.size))
+        if finish is not None:
+            finish()
     return as_result(dx, result_dtype, out) if want_dx else None, dgamma, dbeta

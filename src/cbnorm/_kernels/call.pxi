@@ -73,6 +73,7 @@ cdef struct Facts:
     double *sum_dout            # (channels) Σ dout
     double *sum_dout_xhat       # (channels) Σ dout·xhat; both NULL: not wanted
     Moving moving
+    bint *beyond                # OUT whether float32 does not hold what some set needs
 
     Walk walk
     Columns columns             # of the walk, one of the three

@@ -41,7 +41,7 @@ cdef void find_inv_std(
 
 
 cdef void use_moments(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """inv_std from m2. Running averages take the batch in, or are the statistics themselves where these are given."""
+    """inv_std from m2. Running averages are the statistics themselves where these are given."""
     cdef const Moving *moving = &facts.moving
     cdef Py_ssize_t size = last - first
     if facts.statistics_given and moving.mean != NULL:      # the variance is m2, with a count of 1
@@ -49,8 +49,12 @@ cdef void use_moments(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noe
         memset(facts.mean_lo + first, 0, size * sizeof(double))
         memcpy(facts.m2 + first, moving.var + first, size * sizeof(double))
     find_inv_std(facts.m2 + first, facts.count, facts.eps, facts.inv_std + first, size)
-    if facts.statistics_given:
-        return
+
+
+cdef void update_averages(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Running averages take the batch in."""
+    cdef const Moving *moving = &facts.moving
+    cdef Py_ssize_t size = last - first
     if moving.mean != NULL:
         update_average(moving.mean + first, facts.mean + first, 1, moving.momentum, size)
     if moving.var != NULL:

@@ -24,6 +24,7 @@ include "normalize.pxi"
 include "gradient_sums.pxi"
 include "input_gradient.pxi"
 include "channels.pxi"
+include "extremes.pxi"
 include "columns.pxi"
 include "planes.pxi"
 include "rows.pxi"
@@ -133,10 +134,13 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
 
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:
+    """Whether the statistics are beyond float32."""
     cdef Py_ssize_t size = facts.outer * facts.channels * facts.inner, channels = facts.channels
     cdef void *workspace
     cdef Team team
+    cdef bint beyond = False
     call.facts = facts[0]
+    call.facts.beyond = &beyond
     read(&call.x, arrays[0], size)
     read(&call.dout, arrays[1], size)
     write(&call.out, arrays[2], size)
@@ -158,11 +162,12 @@ cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) exc
         launch(call, &team)
         close_team(&team)
     pool_give(workspace)
-    return 0
+    return beyond
 
 
 cdef int run(Facts *facts, tuple arrays, int threads) except -1:
-    """Arrays: x, dout, out, gamma, beta, dgamma, dbeta; each of them None or of the dtype of the others."""
+    """Arrays: x, dout, out, gamma, beta, dgamma, dbeta; each of them None or of the dtype of the others. Whether
+    the statistics are beyond float32."""
     cdef FloatCall float_call
     cdef DoubleCall double_call
     array = arrays[1] if arrays[1] is not None else arrays[0]
@@ -180,13 +185,14 @@ def forward(
     moving,             # None, or (mean, var, momentum, ddof): changed in place, or IN, the given statistics
     int threads,
 ):
+    """Whether statistics of some set are beyond float32: there a float32 `out` is not y, but x where they are given."""
     cdef Facts facts
     take_plan(&facts, plan, statistics, False)
     if moving is not None:
         take_moving(&facts, moving)
     if x is None and not (plan.statistics_given and out is None):
         raise TypeError("kernels: expected x")
-    run(&facts, (x, None, out, gamma, beta, None, None), threads)
+    return <bint>run(&facts, (x, None, out, gamma, beta, None, None), threads)
 
 
 def backward(

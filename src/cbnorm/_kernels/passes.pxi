@@ -38,12 +38,19 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
         elif facts.walk == PLANES:
             merge_planes_moments(facts, first, last)
     use_moments(facts, first, last)
+    if facts.statistics_given:
+        look_at_given(facts, first, last)
+    else:
+        look_again(call, first, last)
+        update_averages(facts, first, last)
     if call.out == NULL:
         return
     if facts.walk == ROWS:
         factor_xhat(call, first, last, 0)
         return
     factor_y(call, first, last)
+    if facts.statistics_given and facts.beyond[0] and sizeof(call.x[0]) == sizeof(float):
+        keep_beyond(<const FloatCall *>call, first, last)
     if facts.walk == COLUMNS:
         repeat_factors(call, Y_KINDS, first, last)
 

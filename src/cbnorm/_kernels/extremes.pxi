@@ -1,0 +1,155 @@
+# The second look at sets whose statistics float64's squares do not hold: |x - mean| beyond 1e154 or below 1e-154, and
+# at those with NaN or infinities, whose mean would depend on where these stand.
+#
+# Design
+# A. Which sets they are, m2 tells, one comparison each. They alone are read again, scaled by a power of two.
+# B. Of values all finite, mean and inv_std come out right, and m2 as far as float64 holds it: infinite, or 0, if not.
+# C. The mean of values with infinities of one sign is that infinity; of both, or with NaN, it is NaN. m2 is NaN.
+# D. Where eps is not tiny, squares that vanish change nothing.
+# E. float32 does not hold the factors of some sets, nor x - mean, where it holds y: `beyond` says that there are such,
+#    and the caller computes them in float64. Given statistics leave x of such a set as it is: y may be in its place.
+
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX
+from libc.math cimport INFINITY, NAN, fabs, ilogb, isfinite, scalbn
+
+cdef enum:
+    MOST_MEAN = 103     # 2^103 is less than half the distance of FLT_MAX to its neighbour: x - mean fits for any x
+    MOST_INV_STD = 118  # leaves room for gamma
+    MOST_EXPONENT = 1024
+
+
+cdef struct Set:                # of numbers that share their statistics
+    Py_ssize_t start
+    Py_ssize_t runs
+    Py_ssize_t size             # of a run
+    Py_ssize_t stride           # from run to run
+
+
+cdef Set numbers_of(const Facts *facts, Py_ssize_t number) noexcept nogil:
+    cdef Set numbers
+    if facts.walk == ROWS:
+        numbers.start = number * facts.rows.size
+        numbers.runs = 1
+        numbers.size = numbers.stride = facts.rows.size
+    else:
+        numbers.start = number * facts.inner
+        numbers.runs = facts.outer
+        numbers.size = facts.inner
+        numbers.stride = facts.channels * facts.inner
+    return numbers
+
+
+cdef bint find_range(const floating *x, const Set *numbers, double *lowest, double *highest) noexcept nogil:
+    """The range of a set; True if NaN is in it."""
+    cdef Py_ssize_t run, i
+    cdef bint nan = False
+    cdef const floating *values
+    cdef floating low = x[0], high = x[0]
+    for run in range(numbers.runs):
+        values = x + run * numbers.stride
+        for i in range(numbers.size):
+            nan |= values[i] != values[i]
+            low = values[i] if values[i] < low else low
+            high = values[i] if values[i] > high else high
+    lowest[0] = low
+    highest[0] = high
+    return nan
+
+
+cdef double add_scaled(
+    const floating *x, const Set *numbers, double pivot, int exponent, double mean, bint squared
+) noexcept nogil:
+    """Σ d, or Σ d², of d = (x - pivot)·2^-exponent - mean; what each addition loses is added at the end."""
+    cdef Py_ssize_t run, i
+    cdef double total = 0, lost = 0, sum_so_far, d
+    for run in range(numbers.runs):
+        for i in range(numbers.size):
+            d = scalbn(x[run * numbers.stride + i] - pivot, -exponent) - mean
+            if squared:
+                d *= d
+            sum_so_far = total
+            total += d
+            lost += two_sum_error(sum_so_far, d, total)
+    return total + lost
+
+
+cdef void scale_moments(
+    const floating *x, const Facts *facts, Py_ssize_t number, double lowest, double highest
+) noexcept nogil:
+    """Of values all finite, and not all equal."""
+    cdef Set numbers = numbers_of(facts, number)
+    cdef double count = <double>numbers.runs * numbers.size
+    cdef double spread = highest - lowest if facts.centred else max(fabs(lowest), fabs(highest))
+    cdef double pivot = 0, shift = 0, step, squares, eps
+    cdef int exponent = ilogb(spread) if isfinite(spread) else MOST_EXPONENT
+    if facts.centred:
+        pivot = lowest + spread / 2 if isfinite(spread) else lowest / 2 + highest / 2
+        shift = add_scaled(x, &numbers, pivot, exponent, 0, False) / count
+        step = scalbn(shift, exponent)
+        facts.mean[number] = pivot + step
+        facts.mean_lo[number] = two_sum_error(pivot, step, facts.mean[number])
+    squares = add_scaled(x, &numbers, pivot, exponent, shift, True)
+    facts.m2[number] = scalbn(squares, 2 * exponent)
+    eps = scalbn(facts.eps, -2 * exponent)
+    if eps <= DBL_MAX:          # else the variance is nothing beside it
+        facts.inv_std[number] = scalbn(inverse_std(squares / count, eps), -exponent)
+
+
+cdef void look_again_at(const floating *x, const Facts *facts, Py_ssize_t number) noexcept nogil:
+    cdef Set numbers = numbers_of(facts, number)
+    cdef double lowest, highest
+    cdef bint nan = find_range(x + numbers.start, &numbers, &lowest, &highest)
+    if nan or not isfinite(lowest) or not isfinite(highest):
+        if facts.centred:
+            facts.mean[number] = NAN if nan else lowest + highest       # of both signs: NaN
+            facts.mean_lo[number] = 0
+            facts.m2[number] = facts.inv_std[number] = NAN
+    elif lowest != highest or not facts.centred and lowest != 0:
+        scale_moments(x + numbers.start, facts, number, lowest, highest)
+
+
+cdef void look_again(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Sets first to last - 1, whose moments and inv_std were found."""
+    cdef const Facts *facts = &call.facts
+    cdef bint is_float = sizeof(call.x[0]) == sizeof(float)
+    cdef double most = <double>FLT_MAX * FLT_MAX if is_float else DBL_MAX   # beyond, x - mean may not fit
+    cdef double least = 1e-71 if is_float else DBL_MIN                      # of a variance that 1 / std fits
+    cdef Py_ssize_t number
+    cdef bint plain = True
+    least = 0 if facts.eps > least * 1e17 else least * facts.count
+    for number in range(first, last):
+        plain &= (facts.m2[number] >= least) & (facts.m2[number] <= most)
+    if plain:
+        return
+    for number in range(first, last):
+        if not (facts.m2[number] >= (0 if is_float else least) and facts.m2[number] <= DBL_MAX):
+            look_again_at(call.x, facts, number)
+        if facts.inv_std[number] > scalbn(1, MOST_INV_STD) or most <= facts.m2[number] <= DBL_MAX:
+            facts.beyond[0] = True
+
+
+cdef inline bint is_beyond(double mean, double inv_std, double most_mean, double most_inv_std) noexcept nogil:
+    return (fabs(mean) > most_mean) & (fabs(mean) <= DBL_MAX) | (inv_std > most_inv_std)
+
+
+cdef void look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Whether float32 holds what was given, and x - mean of any x; NaN and infinities it holds."""
+    cdef Py_ssize_t channel
+    cdef double most_mean = scalbn(1, MOST_MEAN), most_inv_std = scalbn(1, MOST_INV_STD)
+    cdef bint beyond = False
+    for channel in range(first, last):
+        beyond |= is_beyond(facts.mean[channel], facts.inv_std[channel], most_mean, most_inv_std)
+    if beyond:
+        facts.beyond[0] = True
+
+
+cdef void keep_beyond(const FloatCall *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Factors that give x itself, of channels whose statistics float32 does not hold."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t channel, stride = facts.factor_stride
+    for channel in range(first, last):
+        if is_beyond(facts.mean[channel], facts.inv_std[channel], scalbn(1, MOST_MEAN), scalbn(1, MOST_INV_STD)):
+            call.factors[MEAN_HI * stride + channel] = 0
+            call.factors[MEAN_LO * stride + channel] = 0
+            call.factors[SCALE * stride + channel] = 1
+            call.factors[SHIFT * stride + channel] = -0.0
