@@ -33,7 +33,7 @@ def sharing(name):
 
 
 def sharing_cached(name):
-    """An `out` of which one number belongs to x or gamma of the forward call."""
+    """An `out` of which one number belongs to x of the forward call."""
 
     def place(arguments):
         forward = make_arguments()
@@ -151,7 +151,7 @@ BAD_BACKWARD = [
         ("need", value, ValueError, f"got {value!r}")
         for value in ((), (True,), (True, True), (True,) * 4, (1, 0, 1), "yes", (None, True, True))
     ),
-    *bad_out({"dout": sharing("dout"), "x": sharing_cached("x"), "gamma": sharing_cached("gamma")}),
+    *bad_out({"dout": sharing("dout"), "x": sharing_cached("x")}),
     ("out", lambda given: given["cache"].x, ValueError, "got some of x"),
     (
         "out",

@@ -102,7 +102,7 @@ def gradients_for(Plan plan not None, bint want_dgamma, bint want_dbeta, cnp.dty
     )
 
 
-cdef object copy_of(cnp.ndarray array, cnp.dtype dtype):
+cpdef copy_of(cnp.ndarray array, cnp.dtype dtype):
     """The values in one of the float dtypes, C-contiguous."""
     copy = new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), dtype.num)
     cnp.PyArray_CopyInto(copy, array)
@@ -137,6 +137,43 @@ def contiguous(cnp.ndarray array not None, cnp.dtype dtype not None):
     if has_dtype(array, dtype) and cnp.PyArray_ISCARRAY_RO(array):
         return array
     return copy_of(array, dtype)
+
+
+def frozen(array):
+    """The array itself, from now on read-only; None stays None."""
+    if array is not None:
+        cnp.PyArray_CLEARFLAGS(<cnp.ndarray?>array, cnp.NPY_ARRAY_WRITEABLE)
+    return array
+
+
+def check_unchanged(cnp.ndarray x not None, tuple shape not None, dtype):
+    """The x of a cache must still be what the forward call saw, before a pointer to it is taken."""
+    if not has_shape(x, shape) or not (has_dtype(x, dtype) or x.dtype == dtype):
+        got = f"{x.dtype} of shape {(<object>x).shape}"
+        raise ValueError(f"cache: expected x as forward saw it, {dtype} of shape {shape}, got {got}")
+    if not has_memory(x):
+        raise ValueError("cache: expected x as forward saw it, got a view of an array that was resized since")
+
+
+cdef bint has_memory(cnp.ndarray array):
+    """Whether an array lies in the memory of the one that it is a view of, which `resize` may have given back."""
+    cdef cnp.ndarray owner = array
+    cdef char *first = <char *>cnp.PyArray_DATA(array)
+    cdef char *last = first + cnp.PyArray_ITEMSIZE(array)
+    cdef Py_ssize_t reach
+    cdef int i
+    while isinstance(cnp.get_array_base(owner), cnp.ndarray):
+        owner = cnp.get_array_base(owner)
+    if owner is array or not cnp.PyArray_CHKFLAGS(owner, cnp.NPY_ARRAY_OWNDATA):
+        return True
+    for i in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, i) - 1) * cnp.PyArray_STRIDE(array, i)
+        if reach < 0:
+            first += reach
+        else:
+            last += reach
+    start = <char *>cnp.PyArray_DATA(owner)
+    return start <= first and last <= start + cnp.PyArray_NBYTES(owner)
 
 
 cpdef check_integer(name, value, low=None, high=None):

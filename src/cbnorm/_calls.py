@@ -16,8 +16,11 @@ from cbnorm._arrays import (
     check_out,
     check_parameter,
     check_shape,
+    check_unchanged,
     contiguous,
+    copy_of,
     float_dtypes,
+    frozen,
     gradients_for,
     room_for,
     same_memory,
@@ -35,7 +38,8 @@ GRADIENTS = ("dx", "dgamma", "dbeta")
 class Cache:
     """What a backward function needs of a forward call: references and statistics, no large copy.
 
-    Where the statistics would take more memory than x, they are computed again from x each time they are wanted.
+    Nothing of it can be set; `gamma`, `mean`, `inv_std` and `xhat` are read-only arrays. Where the statistics would
+    take more memory than x, they are computed again from x each time they are wanted.
 
     Attributes
     ----------
@@ -43,21 +47,44 @@ class Cache:
         The function that made it: "batchnorm", "layernorm", "groupnorm", "instancenorm" or "rmsnorm".
     x : ndarray or None
         The input itself, not to be changed before backward: the gradients, `mean` and `inv_std` would be those of
-        neither input. None where ``out=x`` overwrote it, in batch normalization's test mode.
+        neither input. Only another shape or dtype, or memory given back, is noticed, by a ValueError where x is read
+        again. None where ``out=x`` overwrote it, in batch normalization's test mode.
     gamma : ndarray or None
-        The parameter itself.
+        A copy of the parameter, in the dtype of the computation: an optimizer may change its own before backward.
     """
 
-    __slots__ = ("_beyond", "_dtypes", "_plan", "_statistics", "gamma", "kind", "x")
+    __slots__ = ("_beyond", "_dtypes", "_gamma", "_kind", "_plan", "_seen", "_statistics", "_x")
 
-    def __init__(self, kind, plan, x, gamma, statistics, dtypes, beyond):
-        self.kind = kind
-        self.x = x
-        self.gamma = gamma
+    def __init__(self, kind, plan, x, gamma, statistics, dtypes, seen, beyond):
+        self._kind = kind
+        self._x = x
+        self._gamma = frozen(gamma)  # nobody else's, as are the statistics
         self._plan = plan
-        self._statistics = statistics  # None: those of x; (2, sets): mean and variance, given; (4, sets): as found
+        # None: those of x; (2, sets): mean and variance, given; (4, sets): as found.
+        self._statistics = frozen(statistics)
         self._dtypes = dtypes  # computed in, returned in
+        self._seen = seen  # the dtype that x had
         self._beyond = beyond  # whether float32 does not hold the statistics of some set
+
+    def __reduce__(self):
+        """Copies and pickles are made by the constructor: their arrays are read-only too."""
+        values = self._kind, self._plan, self._x, self._gamma, self._statistics, self._dtypes, self._seen, self._beyond
+        return Cache, values
+
+    @property
+    def kind(self) -> str:
+        """The function that made it, without "_forward"."""
+        return self._kind
+
+    @property
+    def x(self) -> NDArray | None:
+        """The input itself."""
+        return self._x
+
+    @property
+    def gamma(self) -> NDArray | None:
+        """A copy of gamma."""
+        return None if self._gamma is None else self._gamma.view()
 
     @property
     def axis(self) -> int:
@@ -72,25 +99,26 @@ class Cache:
     @property
     def mean(self) -> NDArray[np.float64]:
         """The means that were subtracted, one a channel, or one a row; 0 in RMS normalization."""
-        return self._full()[0].reshape(self._plan.statistics_shape)
+        return frozen(self._full()[0].reshape(self._plan.statistics_shape))
 
     @property
     def inv_std(self) -> NDArray[np.float64]:
         """1 / sqrt(var + eps), and 0 where var + eps is 0; in RMS normalization var is mean(x²)."""
-        return self._full()[3].reshape(self._plan.statistics_shape)
+        return frozen(self._full()[3].reshape(self._plan.statistics_shape))
 
     @property
     def xhat(self) -> NDArray:
         """The normalized input, computed anew, in the shape and dtype of y."""
         x, given = self._input(), self._plan.statistics_given
-        xhat = forward(self.kind, self._plan, x, None, None, None, None, self._full().copy() if given else None)[0]
-        return as_result(xhat, self._dtypes[1], None)
+        xhat = forward(self._kind, self._plan, x, None, None, None, None, self._full().copy() if given else None)[0]
+        return frozen(as_result(xhat, self._dtypes[1], None))
 
     def _input(self):
         """X as the kernels take it."""
-        if self.x is None:
+        if self._x is None:
             raise ValueError("cache: expected one that has its x, got one whose x was overwritten by out=x")
-        return contiguous(self.x, self._dtypes[0])
+        check_unchanged(self._x, self._plan.shape, self._seen)
+        return contiguous(self._x, self._dtypes[0])
 
     def _full(self, x=None):
         """The statistics, (4, sets). X as the kernels take it, where that is there."""
@@ -163,7 +191,8 @@ def forward(
         statistics = statistics[[0, 2]] if given else None
     overwritten = given and out is not None and same_memory(out, x)
     y = as_result(y, result_dtype, out)
-    cache = Cache(kind, plan, None if overwritten else x, gamma, statistics, dtypes, beyond)
+    gamma = None if gamma is None else copy_of(kernel_gamma, compute_dtype)
+    cache = Cache(kind, plan, None if overwritten else x, gamma, statistics, dtypes, x.dtype, beyond)
     return (y, cache) if moving is None else (y, cache, moving[0], moving[1])
 
 
@@ -176,17 +205,17 @@ def backward(
     names: tuple[str, ...] = GRADIENTS,
 ) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
     """dx, dgamma and dbeta; None for those that are not wanted, or not in `names`."""
-    if not isinstance(cache, Cache) or cache.kind != kind:
-        got = cache.kind if isinstance(cache, Cache) else type(cache).__name__
+    if not isinstance(cache, Cache) or cache._kind != kind:
+        got = cache._kind if isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected that of {kind}_forward, got {got}")
     plan, (compute_dtype, result_dtype) = cache._plan, cache._dtypes
     dout = check_shape("dout", dout, plan.shape)
     want_dx, want_dgamma, want_dbeta = check_need(need, names)
-    gamma = check_parameter("cache.gamma", cache.gamma, plan.parameter_shape, compute_dtype)
     if out is not None:
         if not want_dx:
             raise ValueError("out: expected None where need says that dx is not wanted, got an array")
-        check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, cache.x, cache.gamma))
+        inputs = (dout, cache._x, cache._gamma, cache._statistics)
+        check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "cache", "cache"), inputs)
     x = cache._input() if plan.groups or want_dgamma or (want_dx and not plan.statistics_given) else None
 
     values = contiguous(dout, compute_dtype)
@@ -199,7 +228,7 @@ def backward(
     elif want_dx or want_dgamma or want_dbeta:
         # The sum of dout takes no statistics.
         statistics = np.zeros((4, plan.sets)) if x is None and dx is None else cache._full(x)
-        arrays = plan, values, x, dx, gamma, sums, statistics
+        arrays = plan, values, x, dx, cache._gamma, sums, statistics
         finish = backward_beyond(*arrays) if cache._beyond else None
         _kernels.active.backward(*arrays, threads_for(dout.size))
         if finish is not None:

@@ -59,7 +59,7 @@ def batchnorm_forward(
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
     cache : Cache
-        For `batchnorm_backward`. It refers to x and gamma.
+        For `batchnorm_backward`. It refers to x.
     moving_mean, moving_var : ndarray or None
         (channels,), float64, new arrays: the updated averages, or the given ones in test mode.
 

@@ -40,7 +40,7 @@ def groupnorm_forward(
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
     cache : Cache
-        For `groupnorm_backward`. It refers to x and gamma; its `mean` and `inv_std` are (N, num_groups).
+        For `groupnorm_backward`. It refers to x; its `mean` and `inv_std` are (N, num_groups).
 
     Raises
     ------
@@ -135,7 +135,7 @@ def instancenorm_forward(
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
     cache : Cache
-        For `instancenorm_backward`. It refers to x and gamma; its `mean` and `inv_std` are (N, C).
+        For `instancenorm_backward`. It refers to x; its `mean` and `inv_std` are (N, C).
 
     Raises
     ------

@@ -39,7 +39,7 @@ def layernorm_forward(
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
     cache : Cache
-        For `layernorm_backward`. It refers to x and gamma.
+        For `layernorm_backward`. It refers to x.
 
     Raises
     ------

@@ -35,7 +35,7 @@ def rmsnorm_forward(
     y : ndarray
         The shape of x; its dtype, or float64 for integers.
     cache : Cache
-        For `rmsnorm_backward`. It refers to x and gamma.
+        For `rmsnorm_backward`. It refers to x.
 
     Raises
     ------
