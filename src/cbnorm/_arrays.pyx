@@ -5,12 +5,15 @@ what was expected and what came. Compiled, because a small call spends most of i
 """
 
 import math
+from collections.abc import Mapping, Set
+from itertools import islice
 from numbers import Real
 
 import numpy as np
 
 cimport numpy as cnp
 from cpython.number cimport PyNumber_Index
+from cpython.type cimport PyType_IsSubtype
 from libc.string cimport memcpy
 
 from cbnorm._memory cimport new_array
@@ -20,6 +23,7 @@ cnp.import_array()
 
 FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
 cdef object ndarray = np.ndarray
+cdef type MaskedArray = np.ma.MaskedArray
 
 
 cdef inline bint has_dtype(object array, object dtype):
@@ -36,16 +40,33 @@ cdef inline bint is_vector(object value, Py_ssize_t size, object dtype):
     )
 
 
+def shown(value):
+    """How an error shows what came: its own words where it has any, and not all of a long text."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"an object of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# What a caller's object may raise when it is asked for numbers is about the object: it becomes our error, which names
+# the argument and has the other as its cause. Not these: they are about the process, or the depth of the call.
+NOT_OURS = (MemoryError, RecursionError)
+
+
 def as_numbers(name, value):
     """Any array or nested sequence of real numbers as an ndarray, not copied if it is one."""
     if type(value) is ndarray and (has_dtype(value, FLOAT32) or has_dtype(value, FLOAT64)):
         return value
-    if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
+    if type(value) is not ndarray and PyType_IsSubtype(type(value), MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill or drop its values)")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+    except NOT_OURS:
+        raise
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name}: expected an array of numbers, got {type(value).__name__} ({shown(error)})") from error
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(
             f"{name}: expected real numbers of at most 64 bits (float16, float32, float64, integers), "
@@ -177,21 +198,37 @@ cdef bint has_memory(cnp.ndarray array):
 
 
 cpdef check_integer(name, value, low=None, high=None):
-    """A whole number of any integer type, at least `low` and at most `high` where these are given."""
+    """A whole number of any integer type but bool, at least `low` and at most `high` where these are given."""
     try:
+        if is_bool(value):
+            raise TypeError("True and False are no numbers here")
         number = PyNumber_Index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    except NOT_OURS:
+        raise
+    except Exception as error:
+        raise TypeError(f"{name}: expected an integer, got {shown(value)}") from error
     if (low is not None and number < low) or (high is not None and number > high):
-        raise ValueError(f"{name}: expected {f'at least {low}' if high is None else f'{low} to {high}'}, got {number}")
+        expected = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name}: expected {expected}, got {shown(number)}")
     return number
+
+
+cdef bint is_bool(value):
+    return value is True or value is False or isinstance(value, np.bool_)
+
+
+def check_flag(name, value):
+    """A bool, Python's or NumPy's, and nothing that merely counts as one."""
+    if not is_bool(value):
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}")
+    return bool(value)
 
 
 def check_axis(axis, ndim, name="axis"):
     """A channel axis as 0 to ndim - 1."""
     index = check_integer(name, axis)
     if not -ndim <= index < ndim:
-        raise ValueError(f"{name}: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {index}")
+        raise ValueError(f"{name}: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {shown(index)}")
     return index % ndim
 
 
@@ -199,7 +236,7 @@ def check_divisor(name, value, channels):
     """A number of groups of so many channels each."""
     groups = check_integer(name, value)
     if groups < 1 or channels % groups:
-        raise ValueError(f"{name}: expected a divisor of {channels} channels, got {groups}")
+        raise ValueError(f"{name}: expected a divisor of {channels} channels, got {shown(groups)}")
     return groups
 
 
@@ -213,13 +250,16 @@ def check_lengths(name, value):
 
 def check_dtype(dtype):
     """One of the dtypes that parameters may have."""
+    expected = "dtype: expected float16, float32 or float64"
     try:
         known = np.dtype(dtype)
-        if known in (FLOAT16, FLOAT32, FLOAT64):
-            return known
-    except TypeError:
-        pass
-    raise TypeError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
+    except NOT_OURS:
+        raise
+    except Exception as error:
+        raise TypeError(f"{expected}, got {shown(dtype)}") from error
+    if known not in (FLOAT16, FLOAT32, FLOAT64):
+        raise TypeError(f"{expected}, got {shown(dtype)}")
+    return known
 
 
 cdef bint has_shape(cnp.ndarray array, tuple shape):
@@ -291,12 +331,17 @@ def check_moving(Plan plan not None, tuple averages not None):
 def check_number(name, value, low, high):
     """A real number from low to high."""
     if type(value) is not float:
-        if not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, got {value!r}")
         try:
-            value = float(value)
-        except OverflowError:  # an integer or fraction that no float holds
-            value = math.inf if value > 0 else -math.inf
+            if is_bool(value) or not isinstance(value, Real):
+                raise TypeError("no real number")
+            try:
+                value = float(value)
+            except OverflowError:  # an integer or fraction that no float holds
+                value = math.inf if value > 0 else -math.inf
+        except NOT_OURS:
+            raise
+        except Exception as error:
+            raise TypeError(f"{name}: expected a number, got {shown(value)}") from error
     if not low <= value <= high:  # NaN too
         raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
     return value
@@ -311,30 +356,43 @@ def check_choice(name, value, choices):
     """One of a few strings or integers, such as a mode."""
     if value is choices[0]:
         return value
-    if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
-        for choice in choices:
-            if value == choice:
-                return choice
-    raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+    cause = None
+    try:
+        if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
+            for choice in choices:
+                if value == choice:
+                    return choice
+    except NOT_OURS:
+        raise
+    except Exception as error:
+        cause = error
+    raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {shown(value)}") from cause
 
 
 def check_need(need, tuple names not None):
     """Whether dx, dgamma and dbeta are wanted; those that have no name here are not."""
+    expected = f"need: expected a bool each for {', '.join(names)}"
     try:
-        wanted = tuple(need)
-    except TypeError:
-        raise TypeError(f"need: expected a bool each for {', '.join(names)}, got {need!r}") from None
-    if len(wanted) != len(names) or not all([isinstance(want, bool) or isinstance(want, np.bool_) for want in wanted]):
-        raise ValueError(f"need: expected a bool each for {', '.join(names)}, got {need!r}")
+        if isinstance(need, Set | Mapping):
+            raise TypeError("these have no order, or names of their own")
+        wanted = need if type(need) is tuple else tuple(islice(need, len(names) + 1))  # an iterator may have no end
+    except NOT_OURS:
+        raise
+    except Exception as error:
+        raise TypeError(f"{expected}, got {shown(need)}") from error
+    if len(wanted) != len(names) or not all([is_bool(want) for want in wanted]):
+        raise ValueError(f"{expected}, got {shown(need)}")
     return wanted if len(wanted) == 3 else (*wanted, False)
 
 
 def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not None):
     """An array for the results. It may be the input named `may_be`, and overlap none of the others."""
     cdef Py_ssize_t i
-    if not isinstance(out, cnp.ndarray) or (type(out) is not ndarray and isinstance(out, np.ma.MaskedArray)):
+    if not isinstance(out, cnp.ndarray) or PyType_IsSubtype(type(out), MaskedArray):
         raise TypeError(f"out: expected an array without a mask, got {type(out).__name__}")
-    if out.shape != shape:
+    if type(out) is not ndarray:
+        out = np.asarray(out)  # a subclass may have another idea of its shape
+    if not has_shape(out, shape):
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not (has_dtype(out, dtype) or out.dtype == dtype):
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
@@ -345,13 +403,23 @@ def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not 
         )
     for i in range(len(inputs)):
         array = inputs[i]
-        if array is None or is_apart(out, array) or not np.shares_memory(out, array):
+        if array is None or is_apart(out, array) or not may_overlap(out, array):
             continue
-        if names[i] == may_be and same_memory(out, array):
+        if names[i] == may_be and isinstance(array, cnp.ndarray) and same_memory(out, array):
             continue
         raise ValueError(
             f"out: expected memory of its own{f' or {may_be} itself' if may_be else ''}, got some of {names[i]}"
         )
+
+
+cdef bint may_overlap(out, array):
+    """NumPy's answer; yes where it finds none in a second, or the object says no more what it is."""
+    try:
+        return np.shares_memory(out, array, max_work=10_000_000)
+    except NOT_OURS:
+        raise
+    except Exception:
+        return True
 
 
 cdef bint is_apart(cnp.ndarray a, b):

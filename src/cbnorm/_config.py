@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cbnorm import _kernels, _memory
+from cbnorm._arrays import check_choice
 from cbnorm._pool import get_pool_limit
 from cbnorm._threads import decide
 
@@ -45,8 +46,7 @@ def show_config(mode: str = "stdout") -> dict | None:
     >>> sorted(cbnorm.show_config("dicts"))
     ['builds', 'cbnorm', 'cpu', 'kernels', 'numpy', 'openmp', 'pool', 'threads', 'threads_by']
     """
-    if mode not in ("stdout", "dicts"):
-        raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
+    mode = check_choice("mode", mode, ("stdout", "dicts"))
     from importlib.metadata import version  # a third of the time that `import cbnorm` would take
 
     threads, threads_by = decide()
