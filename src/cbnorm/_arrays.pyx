@@ -13,6 +13,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.number cimport PyNumber_Index
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.type cimport PyType_IsSubtype
 from libc.string cimport memcpy
 
@@ -22,6 +23,9 @@ from cbnorm._plan cimport Plan
 cnp.import_array()
 
 FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
+cdef enum:
+    MOST_AXES = 64
+MOST_NUMBERS = PY_SSIZE_T_MAX // 64     # as many as a plan takes
 cdef object ndarray = np.ndarray
 cdef type MaskedArray = np.ma.MaskedArray
 
@@ -54,13 +58,39 @@ def shown(value):
 NOT_OURS = (MemoryError, RecursionError)
 
 
+cdef int search(sequence, void **path, int depth) except -1:
+    """Refuse masked arrays at any depth of lists and tuples, as NumPy drops their masks; and lists in themselves."""
+    cdef int i
+    if depth == MOST_AXES:
+        return 0
+    for i in range(depth):
+        if path[i] == <void *>sequence:
+            raise ValueError("it holds itself")
+    path[depth] = <void *>sequence
+    for item in sequence:
+        if type(item) is float or type(item) is int or type(item) is ndarray:
+            continue
+        if isinstance(item, list | tuple):
+            search(item, path, depth + 1)
+        elif PyType_IsSubtype(type(item), MaskedArray):
+            raise TypeError("a masked array in it: fill or drop its values")
+    return 0
+
+
 def as_numbers(name, value):
     """Any array or nested sequence of real numbers as an ndarray, not copied if it is one."""
     if type(value) is ndarray and (has_dtype(value, FLOAT32) or has_dtype(value, FLOAT64)):
         return value
     if type(value) is not ndarray and PyType_IsSubtype(type(value), MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill or drop its values)")
+    cdef void *path[MOST_AXES]
     try:
+        if isinstance(value, list | tuple):
+            search(value, path, 0)
+        elif type(value) is not ndarray:
+            value = np.asanyarray(value)  # what __array__ gave may have a mask
+            if PyType_IsSubtype(type(value), MaskedArray):
+                raise TypeError("it has a mask")
         array = np.asarray(value)
     except NOT_OURS:
         raise
@@ -113,7 +143,7 @@ def statistics_for(Py_ssize_t count):
 
 def gradients_for(Plan plan not None, bint want_dgamma, bint want_dbeta, cnp.dtype dtype not None):
     """Room for dgamma and dbeta, or None."""
-    cdef cnp.npy_intp[64] sizes     # NPY_MAXDIMS
+    cdef cnp.npy_intp[MOST_AXES] sizes
     cdef int i, ndim = <int>len(plan.parameter_shape)
     for i in range(ndim):
         sizes[i] = plan.parameter_shape[i]
@@ -233,11 +263,19 @@ def check_axis(axis, ndim, name="axis"):
 
 
 def check_divisor(name, value, channels):
-    """A number of groups of so many channels each."""
+    """A number of groups of so many channels each; without channels, of none each, as far as numbers go."""
     groups = check_integer(name, value)
-    if groups < 1 or channels % groups:
+    if groups < 1 or channels % groups or groups > MOST_NUMBERS:
         raise ValueError(f"{name}: expected a divisor of {channels} channels, got {shown(groups)}")
     return groups
+
+
+def check_length(name, value):
+    """The length of an axis that memory can hold."""
+    length = check_integer(name, value, low=1)
+    if length > MOST_NUMBERS:
+        raise ValueError(f"{name}: expected at most {MOST_NUMBERS}, got {shown(length)}")
+    return length
 
 
 def check_lengths(name, value):
@@ -245,7 +283,10 @@ def check_lengths(name, value):
     lengths = value if isinstance(value, tuple | list) else (value,)
     if not lengths:
         raise ValueError(f"{name}: expected at least one length, got ()")
-    return tuple(check_integer(name, length, low=1) for length in lengths)
+    checked = tuple(check_length(name, length) for length in lengths)
+    if len(checked) > MOST_AXES or math.prod(checked) > MOST_NUMBERS:
+        raise ValueError(f"{name}: expected lengths of an array that memory can hold, got {shown(value)}")
+    return checked
 
 
 def check_dtype(dtype):

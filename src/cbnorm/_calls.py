@@ -123,6 +123,8 @@ class Cache:
     def _full(self, x=None):
         """The statistics, (4, sets). X as the kernels take it, where that is there."""
         kept = self._statistics
+        if not self._plan.size:  # any number of empty rows: no memory is taken before someone asks
+            return np.zeros((4, self._plan.sets))
         if kept is None:
             return find_statistics(self._plan, self._input() if x is None else x)
         return kept if len(kept) == 4 else take_statistics(self._plan, kept[0], 0, kept[1])
@@ -175,7 +177,9 @@ def forward(
 
     values = contiguous(x, compute_dtype)
     y = room_for(out, values, x, result_dtype)
-    if statistics is None:
+    if not x.size:
+        statistics = None
+    elif statistics is None:
         statistics = statistics_for(plan.sets)
     beyond = False
     if x.size:
@@ -185,9 +189,7 @@ def forward(
         if beyond:
             values = y if given and same_memory(values, y) else contiguous(x, compute_dtype)  # y may be where they were
             forward_beyond(plan, values, y, kernel_gamma, kernel_beta, statistics)
-    else:
-        statistics[:] = 0
-    if plan.sets > MANY and statistics.nbytes > x.nbytes:
+    if x.size and plan.sets > MANY and statistics.nbytes > x.nbytes:
         statistics = statistics[[0, 2]] if given else None
     overwritten = given and out is not None and same_memory(out, x)
     y = as_result(y, result_dtype, out)

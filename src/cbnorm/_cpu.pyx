@@ -1,6 +1,9 @@
 # What this CPU can run: the names of the kernel builds, slowest first.
 
 import os
+import sys
+
+from cbnorm._environment import number_in_environment
 
 
 cdef extern from *:
@@ -41,11 +44,9 @@ def supported_builds():
 
 def last_level_cache():
     """Bytes of the largest cache, 8 MiB where nothing tells. ``CBNORM_CACHE_BYTES`` overrides it."""
-    given = os.environ.get("CBNORM_CACHE_BYTES", "").strip()
-    if given:
-        if not given.isdecimal():
-            raise ValueError(f"CBNORM_CACHE_BYTES: expected a number of bytes, got {given!r}")
-        return int(given)
+    given = number_in_environment("CBNORM_CACHE_BYTES", 0, sys.maxsize)
+    if given is not None:
+        return given
     return max(_cache_bytes(2), _cache_bytes(3)) or 8 << 20
 
 

@@ -6,6 +6,7 @@ import sys
 from cbnorm import _memory
 from cbnorm._arrays import check_integer
 from cbnorm._cgroup import memory_limits
+from cbnorm._environment import number_in_environment
 
 MOST_BYTES = sys.maxsize
 # A training loop frees y and dx of a layer before it takes them anew: four results of 64 MB are those of the two
@@ -22,11 +23,9 @@ def _machine_memory():
 
 
 def _default_limit(total, environ=os.environ):
-    own = environ.get("CBNORM_POOL_BYTES", "").strip()
-    if own:
-        if not own.isdecimal() or int(own) > MOST_BYTES:
-            raise ValueError(f"CBNORM_POOL_BYTES: expected 0 to {MOST_BYTES}, got {own!r}")
-        return int(own)
+    own = number_in_environment("CBNORM_POOL_BYTES", 0, MOST_BYTES, environ)
+    if own is not None:
+        return own
     return min(DEFAULT_BYTES, total // 16)
 
 

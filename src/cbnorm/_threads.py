@@ -12,6 +12,7 @@ from time import monotonic
 
 from cbnorm._arrays import check_integer
 from cbnorm._cgroup import control_groups
+from cbnorm._environment import number_in_environment
 from cbnorm._runtime import came_by_fork, max_threads, openmp, processors, recent, remember
 
 MOST_THREADS = 1024
@@ -48,20 +49,16 @@ def _read_quota(now):
 
 def _own_variable(environ=os.environ):
     """What CBNORM_NUM_THREADS says; None where it is not set."""
-    text = environ.get("CBNORM_NUM_THREADS", "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-        raise ValueError(f"CBNORM_NUM_THREADS: expected 1 to {MOST_THREADS}, got {text!r}")
-    return int(text), "CBNORM_NUM_THREADS"
+    number = number_in_environment("CBNORM_NUM_THREADS", 1, MOST_THREADS, environ)
+    return None if number is None else (number, "CBNORM_NUM_THREADS")
 
 
 def _openmp_variable(environ=os.environ):
     """What OMP_NUM_THREADS says; None where OpenMP would not take it either."""
     text = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list holds one number a nesting level
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or not text.strip("0"):
         return None
-    return min(int(text), MOST_THREADS), "OMP_NUM_THREADS"
+    return min(int(text) if len(text) <= 20 else MOST_THREADS, MOST_THREADS), "OMP_NUM_THREADS"
 
 
 def _first_max_threads():
