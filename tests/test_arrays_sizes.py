@@ -20,6 +20,10 @@ def test_sizes_that_no_memory_holds_are_refused_by_name(value):
             with pytest.raises(ValueError, match=r"^shape: expected "):
                 make(shape)
 
+    for make in (cbnorm.BatchNorm, cbnorm.InstanceNorm, lambda channels: cbnorm.GroupNorm(1, channels)):
+        with pytest.raises(ValueError, match=r"^num_channels: expected "):
+            make(value)
+
 
 def test_groups_of_no_channels_take_no_memory():
     empty = np.zeros((12, 0))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import as_input, check_choice, check_integer, check_lengths, check_number
+from cbnorm._arrays import as_input, check_choice, check_integer, check_length, check_lengths, check_number
 from cbnorm._state import Layer
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
@@ -97,7 +97,7 @@ class BatchNorm(Conventions, Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.num_channels = check_integer("num_channels", num_channels, low=1)
+        self.num_channels = check_length("num_channels", num_channels)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
         self.axis = check_integer("axis", axis)
         self.momentum = None if momentum is None else check_number("momentum", momentum, 0.0, 1.0)
@@ -326,7 +326,7 @@ class GroupNorm(Layer):
         reuse_output: bool = False,
     ):
         self.num_groups = check_integer("num_groups", num_groups, low=1)
-        self.num_channels = check_integer("num_channels", num_channels, low=1)
+        self.num_channels = check_length("num_channels", num_channels)
         if self.num_channels % self.num_groups:
             raise ValueError(f"num_groups: expected a divisor of {num_channels} channels, got {num_groups}")
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
@@ -376,7 +376,7 @@ class InstanceNorm(Layer):
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
-        self.num_channels = check_integer("num_channels", num_channels, low=1)
+        self.num_channels = check_length("num_channels", num_channels)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
 
     def forward(self, x: ArrayLike) -> NDArray:
