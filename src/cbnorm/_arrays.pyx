@@ -154,10 +154,40 @@ def gradients_for(Plan plan not None, bint want_dgamma, bint want_dbeta, cnp.dty
 
 
 cpdef copy_of(cnp.ndarray array, cnp.dtype dtype):
-    """The values in one of the float dtypes, C-contiguous."""
+    """The values in one of the float dtypes, C-contiguous. Those beyond its range are infinite."""
     copy = new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), dtype.num)
-    cnp.PyArray_CopyInto(copy, array)
+    copy_into(copy, array)
     return copy
+
+
+cdef int copy_into(cnp.ndarray copy, cnp.ndarray array) except -1:
+    """Copy as the kernels compute: in silence, so that no warning becomes an error when half is written."""
+    cdef int given = cnp.PyArray_TYPE(array), wanted = cnp.PyArray_TYPE(copy)
+    if given == wanted or not (cnp.PyTypeNum_ISFLOAT(given) and cnp.PyTypeNum_ISFLOAT(wanted)):
+        cnp.PyArray_CopyInto(copy, array)
+    elif given == cnp.NPY_DOUBLE and wanted == cnp.NPY_FLOAT and cnp.PyArray_ISCARRAY_RO(array):
+        convert(<float *>cnp.PyArray_DATA(copy), <const double *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
+    elif given == cnp.NPY_FLOAT and wanted == cnp.NPY_DOUBLE and cnp.PyArray_ISCARRAY_RO(array):
+        convert(<double *>cnp.PyArray_DATA(copy), <const float *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
+    else:
+        with np.errstate(all="ignore"):     # a microsecond, which the loops above need not
+            cnp.PyArray_CopyInto(copy, array)
+    return 0
+
+
+ctypedef fused to_type:
+    float
+    double
+
+ctypedef fused from_type:
+    float
+    double
+
+
+cdef void convert(to_type *copy, const from_type *numbers, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        copy[i] = <to_type>numbers[i]
 
 
 def as_result(values, dtype, out):
@@ -166,7 +196,7 @@ def as_result(values, dtype, out):
         return values
     if out is None:
         return copy_of(values, dtype)
-    out[...] = values
+    copy_into(out, values)
     return out
 
 
@@ -349,7 +379,7 @@ cdef copy_moving(name, value, Plan plan):
         memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(array), plan.channels * sizeof(double))
         return copy
     if value is not None:
-        return check_shape(name, value, plan.parameter_shape).astype(FLOAT64)
+        return copy_of(check_shape(name, value, plan.parameter_shape), FLOAT64)
     if plan.statistics_given:
         raise ValueError(f"{name}: expected an array of shape ({plan.channels},) in test mode, got None")
     return None
@@ -486,7 +516,7 @@ def same_memory(cnp.ndarray a not None, cnp.ndarray b not None):
 
 def copy_numbers(name, value, shape=None, like=None):
     """A float64 copy of numbers, in the shape that the argument `like` has."""
-    array = np.array(as_numbers(name, value), FLOAT64, order="C")
+    array = copy_of(as_numbers(name, value), FLOAT64)
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name}: expected the shape of {like}, {shape}, got {array.shape}")
     return array

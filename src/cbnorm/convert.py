@@ -22,6 +22,7 @@ from cbnorm._arrays import (
     check_nonnegative,
     check_number,
     check_shape,
+    copy_of,
     float_dtypes,
 )
 
@@ -320,7 +321,7 @@ class Conventions:
         dtype = np.result_type(*(float_dtypes(arrays[own])[1] for own in parameters or ["moving_mean"]))
         layer = cls(*shape, affine=False, dtype=dtype, **options)
         for own, array in arrays.items():
-            setattr(layer, own, np.array(array, dtype if own in parameters else FLOAT64))
+            setattr(layer, own, copy_of(array, dtype if own in parameters else FLOAT64))
         return layer
 
     def _held(self, dtype, fill=False) -> list[NDArray | None]:
@@ -332,12 +333,11 @@ class Conventions:
             if fill and parameters[position] is None:
                 parameters[position] = default(self.num_channels, self.dtype)
         if dtype is None:
-            with np.errstate(over="ignore"):
-                narrow = moving.astype(self.dtype)
+            narrow = copy_of(moving, self.dtype)
             arrays = [*parameters, *(narrow if np.array_equal(narrow, moving, equal_nan=True) else moving)]
         else:
             dtype = check_dtype(dtype)
-            arrays = [None if array is None else array.astype(dtype) for array in (*parameters, *moving)]
+            arrays = [None if array is None else copy_of(array, dtype) for array in (*parameters, *moving)]
         return [*arrays, state["num_batches"]]
 
 

@@ -67,10 +67,11 @@ def fold_batchnorm(
         bias_dtype = float_dtypes(bias)[1]
 
     state = layer.state_dict()
-    std = np.sqrt(state["moving_var"] + layer.eps)
-    inv_std = np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)  # as the layer has it
-    scale = inv_std * state.get("gamma", 1.0)
-    shift = (0.0 if bias is None else bias) - state["moving_mean"]
     along_channels = [-1 if number == axis else 1 for number in range(weight.ndim)]
-    folded_weight = (weight * scale.reshape(along_channels)).astype(weight_dtype)
-    return folded_weight, (shift * scale + state.get("beta", 0.0)).astype(bias_dtype)
+    with np.errstate(all="ignore"):  # beyond the range of a dtype is infinite, as in all of this package
+        std = np.sqrt(state["moving_var"] + layer.eps)
+        inv_std = np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)  # as the layer has it
+        scale = inv_std * state.get("gamma", 1.0)
+        shift = (0.0 if bias is None else bias) - state["moving_mean"]
+        folded_weight = (weight * scale.reshape(along_channels)).astype(weight_dtype)
+        return folded_weight, (shift * scale + state.get("beta", 0.0)).astype(bias_dtype)
