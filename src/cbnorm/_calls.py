@@ -177,20 +177,20 @@ def forward(
 
     values = contiguous(x, compute_dtype)
     y = room_for(out, values, x, result_dtype)
+    beyond = False
     if not x.size:
         statistics = None
-    elif statistics is None:
-        statistics = statistics_for(plan.sets)
-    beyond = False
-    if x.size:
+    else:
+        if statistics is None:
+            statistics = statistics_for(plan.sets)
         threads = threads_for(x.size)
         beyond = _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads)
         beyond = beyond and compute_dtype is not FLOAT64
         if beyond:
             values = y if given and same_memory(values, y) else contiguous(x, compute_dtype)  # y may be where they were
             forward_beyond(plan, values, y, kernel_gamma, kernel_beta, statistics)
-    if x.size and plan.sets > MANY and statistics.nbytes > x.nbytes:
-        statistics = statistics[[0, 2]] if given else None
+        if plan.sets > MANY and statistics.nbytes > x.nbytes:
+            statistics = statistics[[0, 2]] if given else None
     overwritten = given and out is not None and same_memory(out, x)
     y = as_result(y, result_dtype, out)
     gamma = None if gamma is None else copy_of(kernel_gamma, compute_dtype)
