@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm import _files
 from cbnorm._arrays import as_numbers, check_dtype, check_eps, check_nonnegative, check_shape, float_dtypes
+from cbnorm._calls import Cache
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
 
@@ -25,11 +26,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+# Which calls of a thread stand before its next backward, to know whether the last is certainly the one meant.
+ANSWERED = 0  # none, or one that had its backward and may have another
+TEST = 1  # one, in test mode
+TESTS = 2  # several, all in test mode: the last is meant, once
+TRAINING = 3  # the last, in training mode; any before it, all in test mode, were a validation pass
+SEVERAL = 4  # one in training mode and others after it
+SEVERAL_ANSWERED = 5  # several, one of which had its backward: the next backward may mean another
+
+# What the next call makes of each of these.
+AFTER_TEST = (TEST, TESTS, TESTS, SEVERAL, SEVERAL, TEST)
+AFTER_TRAINING = (TRAINING, TRAINING, TRAINING, SEVERAL, SEVERAL, TRAINING)
+AFTER_BACKWARD = (ANSWERED, ANSWERED, SEVERAL_ANSWERED, ANSWERED, SEVERAL_ANSWERED, SEVERAL_ANSWERED)
+
+
 class ThreadMemory(threading.local):
     """What belongs to the calling thread alone."""
 
     cache = None  # of its last forward call
-    result = None  # shape and dtype of that call's y
+    calls = ANSWERED
     y = dx = None  # results that the next call may overwrite
 
     def __init__(self):
@@ -52,8 +67,19 @@ class Layer:
 
     Notes
     -----
-    Threads may share a layer. Each has its own cache, `grads` and reused results, so that `backward`
-    belongs to the last `forward` of the same thread. Parameters, moving statistics and modes are shared.
+    A layer may be called several times before `backward`: weights shared within a network, a validation pass inside
+    a step. The record of each call is `cache`, read right after it, and ``backward(dout, cache)`` takes any of them,
+    in any order and as often as wanted; `grads` are those of the last backward alone, for the caller to add up.
+    Without a record, `backward` belongs to the last call. It is a ValueError where another may be meant: where since
+    the last backward a call in training mode was followed by others, or where several calls came before
+    the last backward and none after it. So calls in test mode may come before a step; to go on after calls
+    in training mode whose gradients nobody wants, pass ``layer.cache`` itself.
+    A record refers to x, which must not change, and to nothing else of the caller: the y of an earlier
+    call may be overwritten, as by `reuse_output`.
+
+    Threads may share a layer. Each has its own cache, `grads` and reused results, so that `backward` without a record
+    belongs to the last `forward` of the same thread; a record may go to another thread. Parameters, moving
+    statistics and modes are shared.
     Training calls of one `BatchNorm` take turns, and each batch enters the moving statistics exactly once, in
     an order that is not fixed; test-time calls run side by side, each with one mean and the variance that
     belongs to it. `state_dict`, `save`, copies and pickles hold moving statistics of one moment. Not guarded are the
@@ -96,8 +122,8 @@ class Layer:
         """Return y, the normalized x, and remember what `backward` needs; each layer has its own."""
         raise NotImplementedError
 
-    def backward(self, dout: ArrayLike) -> NDArray:
-        """Gradient of a loss with respect to the x of this thread's last `forward`.
+    def backward(self, dout: ArrayLike, cache: Cache | None = None) -> NDArray:
+        """Gradient of a loss with respect to the x of a call.
 
         The gradients with respect to the parameters go to `grads`.
 
@@ -105,6 +131,8 @@ class Layer:
         ----------
         dout : array_like
             The shape of y: the gradient with respect to y.
+        cache : Cache, optional
+            The record of the call: what the attribute `cache` was after it. By default that of this thread's last call.
 
         Returns
         -------
@@ -114,19 +142,56 @@ class Layer:
         Raises
         ------
         ValueError, TypeError
-            If this thread has not called `forward` yet, or `dout` does not fit; `grads` stay as they were then.
+            If this thread has not called `forward` yet, if there is no `cache` and several calls may be meant (see
+            `Layer`), or if an argument does not fit; `grads` stay as they were then.
+
+        Examples
+        --------
+        >>> import numpy as np, cbnorm
+        >>> layer = cbnorm.LayerNorm(2)
+        >>> a, b = layer(np.array([[1.0, 3.0]])), layer.cache
+        >>> layer(np.array([[10.0, 90.0]])).round(3), layer.cache.mean
+        (array([[-1.,  1.]]), array([50.]))
+        >>> dx = layer.backward([[0.0, 1.0]], b)  # of the first call
         """
         thread = self._thread
-        if thread.cache is None:
-            raise ValueError("backward: expected a forward call of this thread before it, got none")
+        if cache is None:
+            cache = thread.cache
+            if cache is None:
+                raise ValueError("backward: expected a forward call of this thread before it, got none")
+            if thread.calls >= SEVERAL:
+                raise ValueError(
+                    "cache: expected the record of the call that dout belongs to, as there were several, got None; "
+                    "keep `layer.cache` after each call, or for the last call layer.backward(dout, layer.cache)"
+                )
+        else:
+            self._check_record(cache)
         dout = as_numbers("dout", dout)
         need = (True, *(getattr(self, name) is not None for name in self._parameters))
-        out = self._room("dx", *thread.result, dout, thread.cache.x)
-        dx, *gradients = self._backward(dout, thread.cache, need=need, out=out)
+        out = self._room("dx", cache._plan.shape, cache._dtypes[1], dout, cache.x) if self.reuse_output else None
+        dx, *gradients = self._backward(dout, cache, need=need, out=out)
+        thread.calls = AFTER_BACKWARD[thread.calls]
         thread.grads = {
             name: gradient for name, gradient in zip(self._parameters, gradients, strict=True) if gradient is not None
         }
         return dx
+
+    def _check_record(self, cache):
+        kind = self._backward.__name__.removesuffix("_backward")
+        shape = self.shape if hasattr(self, "shape") else (self.num_channels,)
+        if not isinstance(cache, Cache) or cache.kind != kind:
+            got = cache.kind if isinstance(cache, Cache) else type(cache).__name__
+            raise TypeError(f"cache: expected the record of a call of this layer ({kind}), got {got}")
+        if cache._plan.parameter_shape != shape:
+            raise ValueError(
+                f"cache: expected the record of a call of this layer, of parameters of shape {shape}, "
+                f"got {cache._plan.parameter_shape}"
+            )
+
+    @property
+    def cache(self) -> Cache | None:
+        """The record of this thread's last `forward`, for `backward`; None before it."""
+        return self._thread.cache
 
     @property
     def grads(self) -> dict[str, NDArray]:
@@ -244,18 +309,16 @@ class Layer:
         _files.load(path, self)
 
     def _room_for_y(self, x):
-        return self._room("y", x.shape, float_dtypes(x)[1], x)
+        """Return this thread's memory for y where it may be reused, else None."""
+        return self._room("y", x.shape, float_dtypes(x)[1], x) if self.reuse_output else None
 
     def _room(self, name, shape, dtype, *inputs):
-        """Return this thread's memory for a result where it may be reused, else None."""
-        if not self.reuse_output:
-            return None
         room = getattr(self._thread, name)
         if (
             room is None
             or room.shape != shape
             or room.dtype != dtype
-            or any(np.may_share_memory(room, each) for each in inputs)  # y = layer(layer(x))
+            or any(np.may_share_memory(room, each) for each in inputs if each is not None)  # y = layer(layer(x))
         ):
             room = np.empty(shape, dtype)
             setattr(self._thread, name, room)
@@ -263,6 +326,7 @@ class Layer:
 
     def _remember(self, y, cache):
         """Keep what backward needs; return y."""
-        self._thread.cache = cache
-        self._thread.result = y.shape, y.dtype
+        thread = self._thread
+        thread.calls = (AFTER_TRAINING if self.training else AFTER_TEST)[thread.calls]
+        thread.cache = cache
         return y
