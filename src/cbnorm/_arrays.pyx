@@ -440,6 +440,16 @@ def check_choice(name, value, choices):
     raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {shown(value)}") from cause
 
 
+def check_affine(affine, tuple names not None):
+    """The parameters that a layer has, of these: all for True, none for False, or the one that is named."""
+    if isinstance(affine, str) and affine in names:
+        return (affine,)
+    if is_bool(affine):
+        return names if affine else ()
+    error = ValueError if isinstance(affine, str) else TypeError
+    raise error(f"affine: expected {', '.join(['True', 'False', *map(repr, names)])}, got {shown(affine)}")
+
+
 def check_need(need, tuple names not None):
     """Whether dx, dgamma and dbeta are wanted; those that have no name here are not."""
     expected = f"need: expected a bool each for {', '.join(names)}"
