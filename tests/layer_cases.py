@@ -21,6 +21,10 @@ class LayerCase(NamedTuple):
     def names(self):
         return ["gamma", "beta"] if self.norm.centred else ["gamma"]
 
+    def names_of(self, affine):
+        """The names of the parameters that a layer of this `affine` has."""
+        return [affine] if isinstance(affine, str) else self.names if affine else []
+
 
 LAYERS = {
     "batch": LayerCase(lambda **options: cbnorm.BatchNorm(4, **options), batch()),

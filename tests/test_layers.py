@@ -1,5 +1,7 @@
 """Layers against the functions they stand for: results, modes, buffers, and statistics of a whole data set."""
 
+import copy
+
 import numpy as np
 import pytest
 import reference
@@ -10,18 +12,23 @@ import cbnorm
 
 
 @pytest.mark.parametrize("reuse_output", [False, True])
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("affine", [False, True, "gamma", "beta"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
 def test_layers_give_the_bits_of_their_functions(layer_case, dtype, affine, reuse_output):
+    if affine not in (False, True, *layer_case.names):
+        pytest.skip("RMS normalization has no beta")
     layer = randomize(layer_case.make(affine=affine, eps=1e-3, reuse_output=reuse_output))
     x, dout = (10 * numbers(1)).astype(dtype), numbers(2)
     y, cache, *_ = layer_case.norm.forward(x, eps=1e-3, **layer.parameters())
     assert_same_bits(layer(x), y)
     dx, *gradients = layer_case.norm.backward(dout, cache)
     assert_same_bits(layer.backward(dout), dx)
-    assert list(layer.parameters()) == list(layer.grads) == (layer_case.names if affine else [])
-    for got, want in zip(layer.grads.values(), gradients, strict=False):
-        assert_same_bits(got, want)
+    assert list(layer.parameters()) == list(layer.grads) == layer_case.names_of(affine)
+    for name, want in zip(("gamma", "beta"), gradients, strict=False):
+        if name in layer.grads:
+            assert_same_bits(layer.grads[name], want)
+        else:
+            assert getattr(layer, name, None) is None
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -104,6 +111,20 @@ def test_train_and_eval_return_the_layer():
     assert layer.training
 
 
+@pytest.mark.parametrize("name", ["training", "reuse_output", "frozen"])
+def test_flags_are_true_or_false_whenever_they_are_set(name):
+    layer = cbnorm.BatchNorm(4)
+    before = getattr(layer, name)
+    for other in ("no", 1, None, np.array([True]), []):
+        with pytest.raises(TypeError, match=f"{name}: expected True or False, got"):
+            setattr(layer, name, other)
+        assert getattr(layer, name) is before
+    for other in (not before, np.bool_(before), np.bool_(not before)):
+        setattr(layer, name, other)
+        assert getattr(layer, name) is bool(other)
+    assert getattr(copy.deepcopy(layer), name) is (not before)
+
+
 def test_fresh_results_by_default(layer_case):
     layer = layer_case.make()
     x = numbers(1)
@@ -163,6 +184,17 @@ def test_a_reused_result_may_be_the_next_input(layer_case, mode):
         (lambda: cbnorm.GroupNorm(3, 4), ValueError, "num_groups: expected a divisor of 4 channels, got 3"),
         (lambda: cbnorm.GroupNorm(0, 4), ValueError, "num_groups: expected at least 1, got 0"),
         (lambda: cbnorm.InstanceNorm(-1), ValueError, "num_channels: expected at least 1, got -1"),
+        (lambda: cbnorm.BatchNorm(2, affine="weight"), ValueError, "affine: expected True, False, 'gamma', 'beta'"),
+        (lambda: cbnorm.LayerNorm(2, affine=1), TypeError, "affine: expected True, False, .*, got 1"),
+        (lambda: cbnorm.GroupNorm(1, 2, affine=None), TypeError, "affine: expected True, False, .*, got None"),
+        (lambda: cbnorm.RMSNorm(2, affine="beta"), ValueError, "affine: expected True, False, 'gamma', got 'beta'"),
+        (
+            lambda: cbnorm.InstanceNorm(2, reuse_output="no"),
+            TypeError,
+            "reuse_output: expected True or False, got 'no'",
+        ),
+        (lambda: cbnorm.BatchNorm(2, frozen="no"), TypeError, "frozen: expected True or False, got 'no'"),
+        (lambda: cbnorm.BatchNorm(2, frozen=0), TypeError, "frozen: expected True or False, got 0"),
     ],
 )
 def test_constructors_name_the_argument(make, error, words):

@@ -64,6 +64,11 @@ def test_a_state_is_given_by_name():
         cbnorm.LayerNorm(4).load_state_dict([np.ones(4), np.zeros(4)])
 
 
+def test_strictness_is_true_or_false():
+    with pytest.raises(TypeError, match="strict: expected True or False, got 'no'"):
+        cbnorm.LayerNorm(4).load_state_dict({}, strict="no")
+
+
 def test_loading_that_is_not_strict_takes_what_is_there():
     layer = cbnorm.BatchNorm(4)
     layer.load_state_dict({"gamma": np.full(4, 3, np.float32), "delta": 1}, strict=False)
@@ -89,3 +94,14 @@ def test_copies_and_pickles_work_on_their_own(layer_case, duplicate):
         array += 1
     assert same_state(layer, randomize(layer_case.make()))
     assert not layer.training
+
+
+def test_a_layer_that_version_0_1_pickled_keeps_its_flags():
+    layer = randomize(cbnorm.BatchNorm(4, frozen=True, reuse_output=True)).eval()
+    public = {name.removeprefix("_"): value for name, value in layer.__getstate__().items()}
+    assert {"training", "frozen", "reuse_output"} < set(public)
+    old = cbnorm.BatchNorm.__new__(cbnorm.BatchNorm)
+    old.__setstate__(public)
+    assert (old.training, old.frozen, old.reuse_output) == (False, True, True)
+    assert same_state(old, layer)
+    assert_same_bits(old(numbers(1)), layer(numbers(1)))

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm import _files
-from cbnorm._arrays import as_numbers, check_dtype, check_eps, check_nonnegative, check_shape, float_dtypes
+from cbnorm._arrays import (
+    as_numbers,
+    check_affine,
+    check_dtype,
+    check_eps,
+    check_flag,
+    check_nonnegative,
+    check_shape,
+    float_dtypes,
+)
 from cbnorm._calls import Cache
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
@@ -51,13 +60,26 @@ class ThreadMemory(threading.local):
         self.grads = {}
 
 
+def flag(name: str, doc: str) -> property:
+    """An attribute that is True or False: any other object would count as True unseen, "no" too."""
+    own = f"_{name}"  # read by the calls themselves
+
+    def get(layer):
+        return getattr(layer, own)
+
+    def put(layer, value):
+        setattr(layer, own, check_flag(name, value))
+
+    return property(get, put, doc=doc)
+
+
 class Layer:
     """Parameters, training or test mode, and state. `BatchNorm`, `LayerNorm` and the others add the equations.
 
     Attributes
     ----------
     gamma, beta : ndarray or None
-        The parameters; None where the layer has none. `RMSNorm` has no beta.
+        The parameters; None where the layer lacks them (`affine`). `RMSNorm` has no beta.
     training : bool
         Whether `train` or `eval` was called last; new layers train.
     reuse_output : bool
@@ -92,11 +114,15 @@ class Layer:
     _nonnegative = ()  # names of such state
     _backward = None  # that of the functional API
 
-    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool, dtype: DTypeLike, reuse_output: bool):
+    training = flag("training", "Whether `train` or `eval` was called last.")
+    reuse_output = flag("reuse_output", "Whether the next call may overwrite results.")
+
+    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool | str, dtype: DTypeLike, reuse_output: bool):
         self.eps = check_eps(eps)
         self.dtype = check_dtype(dtype)
+        present = check_affine(affine, self._parameters)
         for name, start in zip(self._parameters, (np.ones, np.zeros), strict=False):
-            setattr(self, name, start(shape, self.dtype) if affine else None)
+            setattr(self, name, start(shape, self.dtype) if name in present else None)
         self.training = True
         self.reuse_output = reuse_output
         self._prepare_threads()
@@ -111,7 +137,8 @@ class Layer:
             return {name: value for name, value in vars(self).items() if name not in ("_lock", "_thread")}
 
     def __setstate__(self, state):
-        vars(self).update(state)
+        for name, value in state.items():  # version 0.1 has flags under their public names
+            setattr(self, name, value)
         self._prepare_threads()
 
     def __call__(self, x: ArrayLike) -> NDArray:
@@ -168,7 +195,7 @@ class Layer:
             self._check_record(cache)
         dout = as_numbers("dout", dout)
         need = (True, *(getattr(self, name) is not None for name in self._parameters))
-        out = self._room("dx", cache._plan.shape, cache._dtypes[1], dout, cache.x) if self.reuse_output else None
+        out = self._room("dx", cache._plan.shape, cache._dtypes[1], dout, cache.x) if self._reuse_output else None
         dx, *gradients = self._backward(dout, cache, need=need, out=out)
         thread.calls = AFTER_BACKWARD[thread.calls]
         thread.grads = {
@@ -239,6 +266,7 @@ class Layer:
             If a dtype does not fit. The error names the key, and nothing has changed.
         """
         own = self.state_dict()
+        strict = check_flag("strict", strict)
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected arrays by name, got {type(state_dict).__name__}")
         missing = [name for name in own if name not in state_dict]
@@ -310,7 +338,7 @@ class Layer:
 
     def _room_for_y(self, x):
         """Return this thread's memory for y where it may be reused, else None."""
-        return self._room("y", x.shape, float_dtypes(x)[1], x) if self.reuse_output else None
+        return self._room("y", x.shape, float_dtypes(x)[1], x) if self._reuse_output else None
 
     def _room(self, name, shape, dtype, *inputs):
         room = getattr(self._thread, name)
@@ -327,6 +355,6 @@ class Layer:
     def _remember(self, y, cache):
         """Keep what backward needs; return y."""
         thread = self._thread
-        thread.calls = (AFTER_TRAINING if self.training else AFTER_TEST)[thread.calls]
+        thread.calls = (AFTER_TRAINING if self._training else AFTER_TEST)[thread.calls]
         thread.cache = cache
         return y

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import as_input, check_choice, check_integer, check_length, check_lengths, check_number
-from cbnorm._state import Layer
+from cbnorm._state import Layer, flag
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
 from cbnorm.groupnorm import (
@@ -41,8 +41,8 @@ class BatchNorm(Conventions, Layer):
         average of all batches since the start, each weighted equally whatever its size.
     ddof : {0, 1}
         Whether the moving variance takes in the biased (0) or the unbiased (1, PyTorch's rule) variance.
-    affine : bool
-        Whether there are gamma and beta.
+    affine : bool or {"gamma", "beta"}
+        Whether there are gamma and beta: both, neither, or the one that is named alone.
     frozen : bool
         Use the moving statistics in training too and never change them by `forward`; gradients then take them as
         constants, ``dx = dout * gamma * inv_std``. The attribute may be changed at any time.
@@ -81,6 +81,7 @@ class BatchNorm(Conventions, Layer):
     >>> y = layer.eval()(x)  # normalized with these
     """
 
+    frozen = flag("frozen", "Whether training uses the moving statistics, and leaves them.")
     _backward = staticmethod(batchnorm_backward)
     _nonnegative = ("moving_var", "num_batches")
 
@@ -92,7 +93,7 @@ class BatchNorm(Conventions, Layer):
         eps: float = 1e-5,
         momentum: float | None = 0.9,
         ddof: int = 0,
-        affine: bool = True,
+        affine: bool | str = True,
         frozen: bool = False,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
@@ -127,7 +128,7 @@ class BatchNorm(Conventions, Layer):
         x = as_input(x, 2, self.axis, (self.num_channels,))
         inputs = (x, self.gamma, self.beta, self.eps)
         options = {"axis": self.axis, "ddof": self.ddof, "out": self._room_for_y(x)}
-        if self.frozen or not self.training:
+        if self._frozen or not self._training:
             with self._lock:
                 moving = {"moving_mean": self.moving_mean, "moving_var": self.moving_var}
             y, cache, *_ = batchnorm_forward(*inputs, **moving, mode="test", **options)
@@ -197,8 +198,8 @@ class LayerNorm(Layer):
     ----------
     shape : int or tuple of int
         Lengths of the normalized axes, the last ones of x.
-    affine : bool
-        Whether there are gamma and beta, of this shape.
+    affine : bool or {"gamma", "beta"}
+        Whether there are gamma and beta, of this shape: both, neither, or the one that is named alone.
     eps, dtype, reuse_output
         As in `BatchNorm`.
 
@@ -223,7 +224,7 @@ class LayerNorm(Layer):
         shape: int | tuple[int, ...],
         *,
         eps: float = 1e-5,
-        affine: bool = True,
+        affine: bool | str = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
@@ -295,8 +296,8 @@ class GroupNorm(Layer):
         Divides `num_channels`.
     num_channels : int
         Length of axis 1 of x.
-    affine : bool
-        Whether there are gamma and beta, (num_channels,).
+    affine : bool or {"gamma", "beta"}
+        Whether there are gamma and beta, (num_channels,): both, neither, or the one that is named alone.
     eps, dtype, reuse_output
         As in `BatchNorm`.
 
@@ -321,7 +322,7 @@ class GroupNorm(Layer):
         num_channels: int,
         *,
         eps: float = 1e-5,
-        affine: bool = True,
+        affine: bool | str = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
@@ -346,8 +347,9 @@ class InstanceNorm(Layer):
     ----------
     num_channels : int
         Length of axis 1 of x.
-    affine : bool
-        Whether there are gamma and beta, (num_channels,). PyTorch's layer has none by default.
+    affine : bool or {"gamma", "beta"}
+        Whether there are gamma and beta, (num_channels,): both, neither, or the one that is named alone.
+        PyTorch's layer has neither by default.
     eps, dtype, reuse_output
         As in `BatchNorm`.
 
@@ -372,7 +374,7 @@ class InstanceNorm(Layer):
         num_channels: int,
         *,
         eps: float = 1e-5,
-        affine: bool = True,
+        affine: bool | str = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ):
