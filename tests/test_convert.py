@@ -1,6 +1,7 @@
 """Batch normalization layers from and to PyTorch, Keras and ONNX: the check vector, and round trips to the bit."""
 
 import copy
+import inspect
 from fractions import Fraction
 
 import numpy as np
@@ -61,14 +62,18 @@ def test_the_check_vector(layer, want_var):
     np.testing.assert_allclose(layer.moving_var, want_var, rtol=1e-15)
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.3, "eps": 1e-2}, {"momentum": None}, {"affine": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.3, "eps": 1e-2}, {"momentum": None}, {"affine": False}, {"bias": False}]
+)
 def test_a_module_of_pytorch_and_its_layer_go_the_same_way(options):
     torch = pytest.importorskip("torch")
+    if "bias" in options and "bias" not in inspect.signature(torch.nn.BatchNorm1d).parameters:
+        pytest.skip("this PyTorch has no batch normalization of a weight alone")
     torch.manual_seed(0)
     module = torch.nn.BatchNorm1d(2, dtype=torch.float64, **options)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
-    hyper = {name: value for name, value in options.items() if name != "affine"}
+    hyper = {name: value for name, value in options.items() if name in ("momentum", "eps")}
     layer = cbnorm.BatchNorm.from_torch(module.state_dict(), **hyper)
     for x in (CHECK, CHECK[::-1] ** 2, np.vstack([CHECK, -CHECK])):
         tensor = torch.tensor(x.copy(), requires_grad=True)
@@ -77,9 +82,10 @@ def test_a_module_of_pytorch_and_its_layer_go_the_same_way(options):
         y.backward(torch.from_numpy(dout))
         np.testing.assert_allclose(layer(x), y.detach().numpy(), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(layer.backward(dout), tensor.grad.numpy(), rtol=1e-9, atol=1e-12)
-        if module.affine:
-            np.testing.assert_allclose(layer.grads["gamma"], module.weight.grad.numpy(), rtol=1e-12, atol=1e-12)
-            np.testing.assert_allclose(layer.grads["beta"], module.bias.grad.numpy(), rtol=1e-12, atol=1e-12)
+        parameters = {"gamma": module.weight, "beta": module.bias}
+        assert list(layer.grads) == [name for name, parameter in parameters.items() if parameter is not None]
+        for name, gradient in layer.grads.items():
+            np.testing.assert_allclose(gradient, parameters[name].grad.numpy(), rtol=1e-12, atol=1e-12)
         module.zero_grad()
     back = layer.to_torch()["state_dict"]
     assert list(back) == list(module.state_dict())
@@ -134,6 +140,33 @@ def test_weights_of_keras_come_back_to_the_bit(given):
     dx = layer.backward(layer(x))
     assert dx.shape == x.shape
     assert list(layer.grads) == [name for name, present in zip(("gamma", "beta"), given, strict=True) if present]
+
+
+@pytest.mark.parametrize("lacking", [("bias",), ("weight", "bias")])
+def test_state_of_pytorch_without_parameters_comes_back_to_the_bit(lacking):
+    state = without(*lacking)
+    layer = cbnorm.BatchNorm.from_torch(state)
+    assert list(layer.parameters()) == ["gamma"][: 2 - len(lacking)]
+    back = layer.to_torch()["state_dict"]
+    assert list(back) == list(state)
+    for name, array in state.items():
+        assert_same_bits(back[name], array)
+
+
+@pytest.mark.parametrize("library", ["torch", "keras", "onnx"])
+@pytest.mark.parametrize("affine", ["gamma", "beta"])
+def test_a_layer_with_one_parameter_gives_the_same_results_from_any_library(library, affine):
+    layer = trained_layer(affine=affine)
+    other = getattr(cbnorm.BatchNorm, f"from_{library}")(**getattr(layer, f"to_{library}")())
+    assert_same_bits(other.parameters()[affine], layer.parameters()[affine])
+    x = np.random.default_rng(1).normal(size=(7, 5))
+    for mode in ("eval", "train"):
+        assert_same_bits(getattr(other, mode)()(x), getattr(layer, mode)()(x))
+        assert_same_bits(other.backward(x), layer.backward(x))
+        assert_same_bits(other.grads[affine], layer.grads[affine])
+    held = [name for name in ("gamma", "beta") if name in other.parameters()]
+    both = library == "onnx" or (library == "torch" and affine == "beta")  # the others have no way to lack the second
+    assert held == (["gamma", "beta"] if both else [affine])
 
 
 def test_defaults_are_those_of_each_library():
@@ -250,7 +283,13 @@ def without(*names):
     ("make", "error", "words"),
     [
         (lambda: cbnorm.BatchNorm.from_torch(without("running_var")), ValueError, "got none for 'running_var'"),
-        (lambda: cbnorm.BatchNorm.from_torch(without("bias")), ValueError, "got none for 'bias'"),
+        (lambda: cbnorm.BatchNorm.from_torch(without("weight")), ValueError, "got none for 'weight'"),
+        (
+            lambda: cbnorm.BatchNorm.from_keras(arrays(), scale="no"),
+            TypeError,
+            "scale: expected True or False, got 'no'",
+        ),
+        (lambda: cbnorm.BatchNorm.from_keras(arrays(), center=1), TypeError, "center: expected True or False, got 1"),
         (lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"w": 1}), ValueError, "got also 'w'"),
         (
             lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"bias": np.ones(4)}),

@@ -36,7 +36,7 @@ def trained_layer(dtype=np.float64, **options):
     return randomize(cbnorm.BatchNorm(5, dtype=dtype, **options))
 
 
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("affine", [False, True, "gamma", "beta"])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("dtype", "error"), [(np.float32, 5e-6), (np.float64, 1e-13)])
 @pytest.mark.parametrize("network", NETWORKS)

@@ -19,6 +19,7 @@ from cbnorm._arrays import (
     as_numbers,
     check_dtype,
     check_eps,
+    check_flag,
     check_nonnegative,
     check_number,
     check_shape,
@@ -62,8 +63,8 @@ class Conventions:
         Parameters
         ----------
         state_dict : mapping
-            `weight` and `bias` (neither for ``affine=False``), `running_mean`, `running_var`, and
-            `num_batches_tracked` if there: tensors on the CPU or arrays, (channels,).
+            `weight` and `bias` (neither for ``affine=False``, no `bias` for ``bias=False``), `running_mean`,
+            `running_var`, and `num_batches_tracked` if there: tensors on the CPU or arrays, (channels,).
         momentum : float or None
             PyTorch's, the weight of the new batch. None is the average of all batches.
         eps : float
@@ -94,8 +95,9 @@ class Conventions:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected arrays by name, got {type(state_dict).__name__}")
-        affine = any(name in state_dict for name in TORCH[:2])
-        wanted = TORCH if affine else TORCH[2:]
+        # PyTorch has no bias without a weight.
+        has = {"weight": "weight" in state_dict or "bias" in state_dict, "bias": "bias" in state_dict}
+        wanted = [name for name in TORCH if has.get(name, True)]
         for name in (*wanted, *state_dict):
             if name not in state_dict or name not in (*wanted, "num_batches_tracked"):
                 problem = f"none for {name!r}" if name in wanted else f"also {name!r}"
@@ -127,8 +129,9 @@ class Conventions:
         Returns
         -------
         dict
-            `state_dict` for ``load_state_dict`` of PyTorch's module, each array by way of ``torch.from_numpy``. Ones or
-            zeros stand for a `weight` or `bias` that the layer lacks, if it has the other.
+            `state_dict` for ``load_state_dict`` of PyTorch's module, each array by way of ``torch.from_numpy``. A layer
+            without beta has no `bias`: it is a module of ``bias=False`` (PyTorch 2.13; to earlier ones add zeros).
+            Ones stand for a `weight` that a layer with beta lacks, as PyTorch has no such module.
 
         Examples
         --------
@@ -136,7 +139,7 @@ class Conventions:
         >>> cbnorm.BatchNorm(2, momentum=0.99).to_torch()["momentum"]
         0.01
         """
-        *arrays, num_batches = self._held(dtype, fill=bool(self.parameters()))
+        *arrays, num_batches = self._held(dtype, fill=() if self.beta is None else ("gamma",))
         state = {name: array for name, array in zip(TORCH, arrays, strict=True) if array is not None}
         old_weight, new_weight = getattr(self, "_torch_momentum", (None, None))
         if self.momentum is None:
@@ -189,7 +192,8 @@ class Conventions:
         """
         if not isinstance(weights, Sequence | np.ndarray):
             raise TypeError(f"weights: expected a sequence of arrays, got {type(weights).__name__}")
-        present = [name for name in KERAS if {"gamma": scale, "beta": center}.get(name, True)]
+        has = {"gamma": check_flag("scale", scale), "beta": check_flag("center", center)}
+        present = [name for name in KERAS if has.get(name, True)]
         if len(weights) != len(present):
             raise ValueError(f"weights: expected {len(present)} arrays ({', '.join(present)}), got {len(weights)}")
         given = {
@@ -303,7 +307,7 @@ class Conventions:
         >>> cbnorm.BatchNorm(2, affine=False).to_onnx()["scale"]
         array([1., 1.], dtype=float32)
         """
-        *arrays, _ = self._held(dtype, fill=True)
+        *arrays, _ = self._held(dtype, fill=("gamma", "beta"))
         inputs = dict(zip(ONNX, arrays, strict=True))
         return inputs | {"epsilon": self.eps, "momentum": _numeric(self.momentum), "axis": self.axis}
 
@@ -319,19 +323,23 @@ class Conventions:
         check_nonnegative(given["moving_var"][0], arrays["moving_var"])
         parameters = [own for own in ARRAYS[:2] if own in arrays]
         dtype = np.result_type(*(float_dtypes(arrays[own])[1] for own in parameters or ["moving_mean"]))
-        layer = cls(*shape, affine=False, dtype=dtype, **options)
+        affine = parameters[0] if len(parameters) == 1 else bool(parameters)
+        layer = cls(*shape, affine=affine, dtype=dtype, **options)
         for own, array in arrays.items():
             setattr(layer, own, copy_of(array, dtype if own in parameters else FLOAT64))
         return layer
 
-    def _held(self, dtype, fill=False) -> list[NDArray | None]:
-        """Gamma, beta, moving mean and variance in that dtype, and the number of batches: new arrays."""
+    def _held(self, dtype, fill=()) -> list[NDArray | None]:
+        """Gamma, beta, moving mean and variance in that dtype, and the number of batches: new arrays.
+
+        Ones and zeros stand for what the layer lacks of those named in `fill`.
+        """
         state = self.state_dict()
         moving = np.stack([state["moving_mean"], state["moving_var"]])
+        for name, start in (("gamma", np.ones), ("beta", np.zeros)):
+            if name in fill and name not in state:
+                state[name] = start(self.num_channels, self.dtype)
         parameters = [state.get("gamma"), state.get("beta")]
-        for position, default in enumerate((np.ones, np.zeros)):
-            if fill and parameters[position] is None:
-                parameters[position] = default(self.num_channels, self.dtype)
         if dtype is None:
             narrow = copy_of(moving, self.dtype)
             arrays = [*parameters, *(narrow if np.array_equal(narrow, moving, equal_nan=True) else moving)]
