@@ -64,6 +64,35 @@ def test_a_state_is_given_by_name():
         cbnorm.LayerNorm(4).load_state_dict([np.ones(4), np.zeros(4)])
 
 
+READ_ONLY = {
+    "flag": lambda array: array.setflags(write=False),
+    "view": lambda array: np.broadcast_to(array.copy(), array.shape),
+    "memmap": lambda array: np.memmap(array.tofile("beta.bin") or "beta.bin", array.dtype, "r", shape=array.shape),
+    "no array": lambda array: array.tolist(),
+}
+
+
+@pytest.mark.parametrize("kind", READ_ONLY)
+@pytest.mark.parametrize("strict", [False, True])
+def test_parameters_that_cannot_be_written_are_named_and_nothing_changes(
+    layer_case, kind, strict, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    layer = randomize(layer_case.make(dtype=np.float64))
+    name = layer_case.names[-1]  # the others would be written before it
+    other = READ_ONLY[kind](getattr(layer, name))
+    if other is not None:
+        setattr(layer, name, other)
+    before = layer.state_dict()
+    state = {key: array + 1 for key, array in before.items()}
+    with pytest.raises(ValueError, match=rf"state_dict\['{name}'\]: expected a layer whose {name} can be written, got"):
+        layer.load_state_dict(state, strict=strict)
+    assert same_state(layer, before)
+    del state[name]
+    layer.load_state_dict(state, strict=False)  # what is not written need not be writeable
+    assert same_state(layer, before | state)
+
+
 def test_strictness_is_true_or_false():
     with pytest.raises(TypeError, match="strict: expected True or False, got 'no'"):
         cbnorm.LayerNorm(4).load_state_dict({}, strict="no")

@@ -261,7 +261,8 @@ class Layer:
         Raises
         ------
         ValueError
-            If a name is missing or unknown, a shape does not fit, or a variance or count is negative.
+            If a name is missing or unknown, a shape does not fit, a variance or count is negative, or a
+            parameter of the layer is read-only.
         TypeError
             If a dtype does not fit. The error names the key, and nothing has changed.
         """
@@ -275,10 +276,15 @@ class Layer:
             problem = f"none for {missing[0]!r}" if missing else f"also {unknown[0]!r}"
             raise ValueError(f"state_dict: expected the keys {', '.join(map(repr, own))}, got {problem}")
         new = {name: self._fitting(name, state_dict[name], array) for name, array in own.items() if name not in missing}
+        written = [name for name in self._parameters if name in new]
+        for name in written:
+            parameter = getattr(self, name)
+            if not isinstance(parameter, np.ndarray) or not parameter.flags.writeable:
+                got = "a read-only array" if isinstance(parameter, np.ndarray) else type(parameter).__name__
+                raise ValueError(f"state_dict[{name!r}]: expected a layer whose {name} can be written, got {got}")
         with self._lock:
-            for name in self._parameters:
-                if name in new:
-                    getattr(self, name)[...] = new[name]
+            for name in written:
+                getattr(self, name)[...] = new[name]
             rest = {name: new.get(name, array) for name, array in self._state().items() if name not in self._parameters}
             if rest:  # replaced, as other threads may be reading the old ones
                 self._replace(**{name: array if array.ndim else array.item() for name, array in rest.items()})
