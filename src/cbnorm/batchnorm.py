@@ -70,8 +70,9 @@ def batchnorm_forward(
 
     Notes
     -----
-    A channel whose values are all equal gives exactly beta. An empty batch gives an empty y and leaves
-    the moving averages as they were. NaN and infinities stay in their channel.
+    A channel whose values are all equal gives exactly beta, and so does a single value a channel, with a dx and dgamma
+    of 0; PyTorch refuses the latter. An empty batch gives an empty y and leaves the moving averages as they were. NaN
+    and infinities stay in their channel.
 
     References
     ----------

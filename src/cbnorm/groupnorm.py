@@ -47,6 +47,12 @@ def groupnorm_forward(
     ValueError, TypeError
         If an argument is not as described; nothing is written then.
 
+    Notes
+    -----
+    A group whose values are all equal gives exactly beta, and so does a group of a single value (one channel, one
+    position), with a dx and dgamma of 0: nothing is left of x then, and no error says so. PyTorch's
+    refuses it for a batch of one alone.
+
     References
     ----------
     Wu and He, "Group Normalization", 2018, https://arxiv.org/abs/1803.08494.
@@ -141,6 +147,11 @@ def instancenorm_forward(
     ------
     ValueError, TypeError
         If an argument is not as described; nothing is written then.
+
+    Notes
+    -----
+    A channel whose values are all equal gives exactly beta, and so does a channel of one position, as in (N, C), with a
+    dx and dgamma of 0: nothing is left of x then, and no error says so. PyTorch's refuses the latter.
 
     References
     ----------

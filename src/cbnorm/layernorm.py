@@ -46,6 +46,11 @@ def layernorm_forward(
     ValueError, TypeError
         If an argument is not as described; nothing is written then.
 
+    Notes
+    -----
+    A row whose numbers are all equal gives exactly beta, and so does a row of a single number, with a dx and dgamma
+    of 0.
+
     References
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, https://arxiv.org/abs/1607.06450.
