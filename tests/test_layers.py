@@ -239,6 +239,37 @@ def test_a_gradient_that_does_not_fit_leaves_the_old_ones(layer_case):
     assert layer.grads is before
 
 
+ONE_VALUE = {
+    "batch": (lambda **options: cbnorm.BatchNorm(4, **options), (1, 4)),
+    "batch, one position": (lambda **options: cbnorm.BatchNorm(4, **options), (1, 4, 1, 1)),
+    "layer": (lambda **options: cbnorm.LayerNorm(1, **options), (5, 4, 1)),
+    "group": (lambda **options: cbnorm.GroupNorm(4, 4, **options), (3, 4)),
+    "instance": (lambda **options: cbnorm.InstanceNorm(4, **options), (3, 4)),
+    "instance, one position": (lambda **options: cbnorm.InstanceNorm(4, **options), (3, 4, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", ONE_VALUE)
+def test_one_value_gives_beta_and_no_gradient_but_that_of_beta(kind, dtype, eps):
+    make, shape = ONE_VALUE[kind]
+    layer = randomize(make(eps=eps, dtype=dtype))
+    layer.gamma *= 1000
+    along = (1, -1, *(1,) * (len(shape) - 2)) if layer.beta.size > 1 else (1,)
+    x, dout = numbers(1, shape, dtype), numbers(2, shape, dtype)
+    np.testing.assert_array_equal(layer(x), np.broadcast_to(layer.beta.reshape(along), shape))
+    np.testing.assert_array_equal(layer.backward(dout), 0)
+    np.testing.assert_array_equal(layer.grads["gamma"], 0)
+    others = tuple(axis for axis, length in enumerate(along) if length == 1) if layer.beta.size > 1 else None
+    np.testing.assert_allclose(layer.grads["beta"], dout.sum(axis=others, dtype=np.float64).reshape(-1), rtol=1e-6)
+
+
+def test_one_value_of_rms_normalization_is_its_sign():
+    layer = cbnorm.RMSNorm(1, eps=0.0)
+    np.testing.assert_array_equal(layer(np.float32([[3], [-0.1], [0]])), [[1], [-1], [0]])
+
+
 @pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("axis", [1, -1])
 def test_recomputed_statistics_are_those_of_the_whole_data_set(axis, ddof):

@@ -26,7 +26,8 @@ class BatchNorm(Conventions, Layer):
     """Batch normalization with parameters and moving statistics.
 
     In training, y = gamma·(x - mean) / sqrt(var + eps) + beta with the statistics of the batch, which also enter
-    the moving statistics; after `eval`, with the moving statistics.
+    the moving statistics; after `eval`, with the moving statistics. A single value a channel gives beta in training,
+    as equal values do.
 
     Parameters
     ----------
@@ -194,6 +195,8 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
 class LayerNorm(Layer):
     """Layer normalization: y = gamma·(x - mean) / sqrt(var + eps) + beta over the trailing axes.
 
+    A row of a single number gives beta, as equal numbers do.
+
     Parameters
     ----------
     shape : int or tuple of int
@@ -290,6 +293,9 @@ class RMSNorm(Layer):
 class GroupNorm(Layer):
     """Group normalization: statistics of each group of neighbouring channels of each sample.
 
+    A group of a single value (one channel, one position) gives beta, as equal values do, and gradients of 0 for x and
+    gamma: no error says that nothing is left of x.
+
     Parameters
     ----------
     num_groups : int
@@ -342,6 +348,9 @@ class GroupNorm(Layer):
 
 class InstanceNorm(Layer):
     """Instance normalization: statistics of each channel of each sample.
+
+    A channel of one position, as in (N, C), gives beta, as equal values do, and gradients of 0 for x and gamma: no
+    error says that nothing is left of x. PyTorch's layer refuses it.
 
     Parameters
     ----------
