@@ -301,6 +301,12 @@ def without(*names):
             ValueError,
             r"\['num_batches_tracked'\]: expected one integer",
         ),
+        (
+            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"num_batches_tracked": True}),
+            ValueError,
+            r"\['num_batches_tracked'\]: expected one integer",
+        ),
+        (lambda: cbnorm.BatchNorm.from_torch(torch_state(), momentum=True), TypeError, "momentum: expected a number"),
         (lambda: cbnorm.BatchNorm.from_torch(arrays()), TypeError, "state_dict: expected arrays by name, got list"),
         (lambda: cbnorm.BatchNorm.from_torch(torch_state(), momentum=2), ValueError, "momentum: expected"),
         (lambda: cbnorm.BatchNorm.from_keras(arrays()[:3]), ValueError, "weights: expected 4 arrays .*, got 3"),

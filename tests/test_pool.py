@@ -170,7 +170,7 @@ def test_set_and_get_the_limit(number):
     ("number", "error"),
     [
         *((number, ValueError) for number in (-1, sys.maxsize + 1, 10**30)),
-        *((number, TypeError) for number in (None, "2", 2.0, float("nan"), [2])),
+        *((number, TypeError) for number in (None, "2", 2.0, float("nan"), [2], True)),
     ],
 )
 def test_bad_limits(number, error):

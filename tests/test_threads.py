@@ -36,7 +36,7 @@ def test_set_and_get(number):
     ("number", "error"),
     [
         *((number, ValueError) for number in (0, -1, 1025, 10**30)),
-        *((number, TypeError) for number in (None, "2", 2.0, float("nan"), [2])),
+        *((number, TypeError) for number in (None, "2", 2.0, float("nan"), [2], True)),
     ],
 )
 def test_bad_numbers(number, error):
