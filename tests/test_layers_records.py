@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import assert_same_bits
+from hypothesis import given
+from hypothesis import strategies as st
 from layer_cases import numbers, randomize
 
 import cbnorm
 
 AMBIGUOUS = r"cache: expected the record of the call that dout belongs to, .* got None; .*layer\.cache"
+
+MODES = {"train": "train", "eval": "test"}
 
 
 def alone(layer_case, x, dout, frozen_at=None, **options):
@@ -142,6 +146,48 @@ def test_a_reused_y_that_is_overwritten_does_not_change_its_record(layer_case):
     twin = randomize(layer_case.make())
     twice = twin(twin(numbers(2)))
     assert_gradients(layer, layer.backward(numbers(5), third), alone(layer_case, twice, numbers(5)))
+
+
+def in_doubt(modes, answered):
+    """Whether a backward without a record may mean another of these calls than the last."""
+    if "train" in modes[:-1]:
+        return True
+    return modes[-1] == "eval" and len(modes) > 1 and answered
+
+
+@given(st.lists(st.sampled_from(["train", "eval", "backward", "backward with a record"]), max_size=12), st.data())
+def test_any_life_of_a_layer_gives_right_gradients_or_an_error(life, data):
+    layer = randomize(cbnorm.BatchNorm(3))
+    modes, answered, records, last = [], False, [], None
+    for number, action in enumerate(life):
+        if action in ("train", "eval"):
+            x = numbers(number, (4, 3))
+            want = cbnorm.batchnorm_forward(
+                x, layer.gamma, moving_mean=layer.moving_mean, moving_var=layer.moving_var, mode=MODES[action]
+            )[1]
+            getattr(layer, action)()(x)
+            modes = [action] if answered else [*modes, action]
+            answered, last = False, (layer.cache, want)
+            records.append(last)
+            continue
+        dout = numbers(50 + number, (4, 3))
+        if action == "backward with a record" and records:
+            record, want = data.draw(st.sampled_from(records))
+            dx = layer.backward(dout, record)
+        elif last is None or in_doubt(modes, answered):
+            with pytest.raises(ValueError, match="backward: expected a forward call" if last is None else AMBIGUOUS):
+                layer.backward(dout)
+            continue
+        else:
+            want = last[1]
+            dx = layer.backward(dout)
+        answered = True
+        assert_gradients(layer, dx, gradients_of(dout, want))
+
+
+def gradients_of(dout, cache):
+    dx, dgamma, dbeta = cbnorm.batchnorm_backward(dout, cache)
+    return dx, {"gamma": dgamma, "beta": dbeta}
 
 
 @pytest.mark.parametrize("reuse_output", [False, True])

@@ -85,7 +85,8 @@ class Layer:
     reuse_output : bool
         Whether results may lie in memory that the layer keeps and uses again: the next `forward` of the same
         thread then overwrites the y of this one, the next `backward` its dx. Saves allocating large arrays
-        in a loop that is done with each result before the next; anything kept longer must be copied.
+        in a loop that is done with each result before the next; anything kept longer must be copied, also the x that
+        another layer's record refers to.
 
     Notes
     -----
