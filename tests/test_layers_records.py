@@ -148,6 +148,21 @@ def test_a_reused_y_that_is_overwritten_does_not_change_its_record(layer_case):
     assert_gradients(layer, layer.backward(numbers(5), third), alone(layer_case, twice, numbers(5)))
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_gradients_are_of_the_gamma_that_forward_saw(layer_case, replaced):
+    layer = randomize(layer_case.make())
+    layer(numbers(1))
+    record = layer.cache
+    layer(numbers(2))
+    if replaced:
+        layer.gamma = np.full_like(layer.gamma, 9)
+    else:
+        layer.gamma *= 3  # an optimizer's step
+        layer.load_state_dict({"gamma": layer.gamma + 1}, strict=False)
+    for x, cache in ((numbers(2), layer.cache), (numbers(1), record)):
+        assert_gradients(layer, layer.backward(numbers(3), cache), alone(layer_case, x, numbers(3)))
+
+
 def in_doubt(modes, answered):
     """Whether a backward without a record may mean another of these calls than the last."""
     if "train" in modes[:-1]:
