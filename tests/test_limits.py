@@ -140,7 +140,7 @@ for turn in range(30):
             dx[0, 0] = np.nan
             cbnorm.batchnorm_backward(x, cache, out=dx)
             layer.forward(x)
-            layer.backward(x)
+            layer.backward(x, layer.cache)  # the calls before may have been interrupted
     except KeyboardInterrupt:
         interrupted += 1
     sender.join()

@@ -454,9 +454,12 @@ def check_need(need, tuple names not None):
     """Whether dx, dgamma and dbeta are wanted; those that have no name here are not."""
     expected = f"need: expected a bool each for {', '.join(names)}"
     try:
-        if isinstance(need, Set | Mapping):
+        if type(need) is tuple:
+            wanted = need
+        elif isinstance(need, Set | Mapping):
             raise TypeError("these have no order, or names of their own")
-        wanted = need if type(need) is tuple else tuple(islice(need, len(names) + 1))  # an iterator may have no end
+        else:
+            wanted = tuple(islice(need, len(names) + 1))  # an iterator may have no end
     except NOT_OURS:
         raise
     except Exception as error:

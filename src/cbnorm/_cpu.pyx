@@ -3,8 +3,6 @@
 import os
 import sys
 
-from cbnorm._environment import number_in_environment
-
 
 cdef extern from *:
     """
@@ -44,6 +42,8 @@ def supported_builds():
 
 def last_level_cache():
     """Bytes of the largest cache, 8 MiB where nothing tells. ``CBNORM_CACHE_BYTES`` overrides it."""
+    from cbnorm._environment import number_in_environment  # not at the top: this module needs no other to begin with
+
     given = number_in_environment("CBNORM_CACHE_BYTES", 0, sys.maxsize)
     if given is not None:
         return given
