@@ -107,6 +107,16 @@ def test_what_an_object_raises_becomes_an_error_that_names_the_argument(name, ca
         assert type(failure.value.__cause__) is error
 
 
+@pytest.mark.parametrize("error", EVERY_ERROR)
+def test_weights_of_other_libraries_that_raise_are_named(error):
+    class Tensor(Raising):
+        detach = Raising.fail
+
+    with pytest.raises((TypeError, ValueError), match=r"^weights \(beta\): expected ") as failure:
+        cbnorm.BatchNorm.from_keras([np.ones(2), Tensor(error), np.ones(2), np.ones(2)])
+    assert type(failure.value.__cause__) is error
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RecursionError])
 @pytest.mark.parametrize("name", ["x", "axis", "need"])
 def test_what_is_about_the_process_is_not_turned_into_words_about_an_argument(name, error):

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import (
     FLOAT64,
+    NOT_OURS,
     as_numbers,
     check_dtype,
     check_eps,
@@ -25,6 +26,7 @@ from cbnorm._arrays import (
     check_shape,
     copy_of,
     float_dtypes,
+    shown,
 )
 
 # The names of one thing in each library.
@@ -359,13 +361,19 @@ def complement(weight: float) -> float:
 
 def _numbers(name, value):
     """An array of what another library holds: a PyTorch parameter gives one only when detached."""
-    return as_numbers(name, value.detach() if hasattr(value, "detach") else value)
+    try:
+        value = value.detach() if hasattr(value, "detach") else value
+    except NOT_OURS:
+        raise
+    except Exception as error:
+        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__}") from error
+    return as_numbers(name, value)
 
 
 def _count(name, value):
     array = _numbers(name, value)
     if array.size != 1 or array.dtype.kind not in "iu" or array.item() < 0:
-        raise ValueError(f"{name}: expected one integer of at least 0, got {value!r}")
+        raise ValueError(f"{name}: expected one integer of at least 0, got {shown(value)}")
     return array.item()
 
 
