@@ -2,6 +2,8 @@
 
 import os
 
+import guarded
+import hypothesis
 import pytest
 from layer_cases import LAYERS
 from pooled import MIB, meminfo
@@ -24,6 +26,23 @@ def pytest_collection_modifyitems(config, items):
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in set(left)]
+
+
+# The same few examples in every run; many others, and new ones each time, in `.ci/fuzz`.
+COMMON = hypothesis.settings(
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # it takes a minute
+)
+hypothesis.settings.register_profile("short", COMMON, derandomize=True, max_examples=60, database=None)
+hypothesis.settings.register_profile("long", COMMON, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many hostile calls there were."""
+    if guarded.CALLS:
+        terminalreporter.write_line(guarded.summary())
 
 
 @pytest.fixture(scope="session", autouse=True)
