@@ -35,7 +35,7 @@ COMMON = hypothesis.settings(
     phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # it takes a minute
 )
 hypothesis.settings.register_profile("short", COMMON, derandomize=True, max_examples=60, database=None)
-hypothesis.settings.register_profile("long", COMMON, max_examples=300, print_blob=True)
+hypothesis.settings.register_profile("long", COMMON, max_examples=150, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 

@@ -35,6 +35,7 @@ KNOWN = {
     "x of another dtype": ITEM_1,
     "x of another shape": ITEM_1,
     "attributes of a cache": ITEM_1,
+    "invalid value encountered in add": "akin to item 9: PopulationStats.update adds means of inf and -inf",
     "overflow encountered in cast": "item 9: results and parameters that overflow float16 or float32 warn",
 }
 
