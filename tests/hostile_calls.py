@@ -126,8 +126,10 @@ def check_forward(case, y, cache):
     xhat = exact.normalized(x, case.where, found)
     bound, hard = Y[dtype.name], hardness(found, case.where, len(x))
     want, size = exact.scaled(xhat, case.numbers("gamma"), case.numbers("beta"), case.where)
-    exact.assert_near("y", y, want, [s and bound * max(1, s) * h for s, h in zip(size, hard, strict=True)])
-    one = [v and bound * max(1, abs(v)) * h for v, h in zip(xhat, hard, strict=True)]
+    exact.assert_near(
+        "y", y, want, [None if s is None else bound * max(1, s) * h for s, h in zip(size, hard, strict=True)]
+    )
+    one = [None if v is None else bound * max(1, abs(v)) * h for v, h in zip(xhat, hard, strict=True)]
     if cache is not None and cache.x is not None:
         again = call(get_xhat, cache=cache)
         exact.assert_near("cache.xhat", again, xhat, one)

@@ -34,6 +34,21 @@ SHAPES = {
     "rms": [(5,), (3, 5), (0, 5), (2, 2, 5)],
 }
 RECIPES = ["plain", "offset", "constant", "small integers", "of many scales", "first far away", "one NaN"]
+OPTIONS = st.fixed_dictionaries(
+    {
+        "eps": st.sampled_from([1e-5, 0.0, 1.0]),
+        "affine": st.booleans(),
+        "dtype": st.sampled_from(FLOATS),
+        "reuse_output": st.booleans(),
+    }
+)
+BATCH_OPTIONS = st.fixed_dictionaries(
+    {
+        "momentum": st.sampled_from([0.9, 0.5, 1.0, 0.0, None]),
+        "ddof": st.sampled_from([0, 1]),
+        "axis": st.sampled_from([1, -1]),
+    }
+)
 BAD_STATES = [
     "nothing",
     "a list",
@@ -47,21 +62,10 @@ BAD_STATES = [
 
 
 class LayerLife(RuleBasedStateMachine):
-    @initialize(
-        kind=st.sampled_from(sorted(MAKE)),
-        eps=st.sampled_from([1e-5, 0.0, 1.0]),
-        affine=st.booleans(),
-        dtype=st.sampled_from(FLOATS),
-        reuse_output=st.booleans(),
-        momentum=st.sampled_from([0.9, 0.5, 1.0, 0.0, None]),
-        ddof=st.sampled_from([0, 1]),
-        axis=st.sampled_from([1, -1]),
-    )
-    def is_made(self, kind, eps, affine, dtype, reuse_output, momentum, ddof, axis):
+    @initialize(kind=st.sampled_from(sorted(MAKE)), options=OPTIONS, of_batch=BATCH_OPTIONS)
+    def is_made(self, kind, options, of_batch):
         self.kind = kind
-        self.options = {"eps": eps, "affine": affine, "dtype": dtype, "reuse_output": reuse_output}
-        if kind == "batch":
-            self.options |= {"momentum": momentum, "ddof": ddof, "axis": axis}
+        self.options = options | (of_batch if kind == "batch" else {})
         self.layer = MAKE[kind](**self.options)
         self.begins_anew()
 
@@ -257,11 +261,6 @@ class LayerLife(RuleBasedStateMachine):
         assert (self.layer.train if training else self.layer.eval)() is self.layer
         assert self.layer.training is training
 
-    @precondition(lambda self: self.kind == "batch")
-    @rule(frozen=st.booleans())
-    def is_frozen(self, frozen):
-        self.layer.frozen = frozen
-
     @rule(reuse=st.booleans())
     def reuses_output(self, reuse):
         self.layer.reuse_output = reuse
@@ -293,74 +292,6 @@ class LayerLife(RuleBasedStateMachine):
         assert not errors
         assert self.layer.grads is before
         self.state = self.layer.state_dict()
-
-    @precondition(lambda self: self.kind == "batch")
-    @rule(library=st.sampled_from(["torch", "keras", "onnx"]))
-    def is_converted_and_back(self, library):
-        layer = self.layer
-        outcome = attempt(getattr(layer, f"to_{library}"))
-        if layer.momentum is None and library != "torch":
-            assert outcome.names == "momentum"
-            return
-        attributes = outcome.result
-        if library == "keras":
-            attributes = dict(attributes)
-        elif library == "onnx":
-            attributes = {name: value for name, value in attributes.items() if value is not None}
-        new = call(getattr(cbnorm.BatchNorm, f"from_{library}"), **attributes)
-        for name in ("moving_mean", "moving_var"):
-            assert np.array_equal(getattr(new, name), getattr(layer, name), equal_nan=True)
-        if layer.gamma is not None:
-            assert same_state(dict(new.parameters()), dict(layer.parameters()))
-        assert (new.momentum, new.eps, new.axis) == (layer.momentum, layer.eps, layer.axis)
-
-    @precondition(lambda self: self.kind == "batch")
-    @rule(data=st.data(), count=st.integers(0, 3))
-    def gathers_its_statistics_anew(self, data, count):
-        layer = self.layer
-        batches = [
-            data.draw(arrays(self.shape(data), recipes=["plain", "offset", "constant"]), "batch") for _ in range(count)
-        ]
-        outcome = attempt(cbnorm.recompute_stats, layer=layer, batches=[each.thing for each in batches])
-        channels = [[] for _ in range(3)]
-        for each in batches:
-            for position, value in enumerate(
-                np.moveaxis(each.means.astype(float), layer.axis, 0).reshape(3, -1).tolist()
-            ):
-                channels[position] += map(exact.Fraction, value)
-        if len(channels[0]) <= layer.ddof:
-            assert outcome.names == "batches"
-            return
-        for position, values in enumerate(channels):
-            found = exact.statistics(values)
-            var = exact.real(found.var * found.count / (found.count - layer.ddof))
-            std = exact.mp.sqrt(var)
-            mean = exact.real(found.mean)
-            bound = 1e-12 * std * found.hardness + abs(mean) * 2.0**-52
-            exact.assert_near("mean", layer.moving_mean[position], [mean], [bound], "float64")
-            bound = 1e-12 * var * found.hardness
-            exact.assert_near("var", layer.moving_var[position], [var], [bound], "float64")
-        self.state = layer.state_dict()
-
-    @precondition(lambda self: self.kind == "batch")
-    @rule(data=st.data())
-    def is_folded(self, data):
-        layer, weight = self.layer, data.draw(arrays((2, 3), FLOATS, ["plain", "small integers"]), "weight")
-        folded, bias = call(cbnorm.fold_batchnorm, weight=weight.thing, bias=None, layer=layer, channel_axis=1)
-        means, variances = exact.numbers(layer.moving_mean), exact.numbers(layer.moving_var)
-        found = exact.given(means, variances, layer.eps)
-        held = zip((1.0, 0.0), (layer.gamma, layer.beta), strict=True)
-        gammas, betas = (exact.numbers(np.full(3, number) if a is None else a) for number, a in held)
-        relative = {"float64": 1e-14, "float32": 1e-7, "float16": 1e-7}[folded.dtype.name]
-        for channel in range(3):
-            gamma, beta = gammas[channel], betas[channel]
-            if found[(channel,)] is None or gamma is None or beta is None:
-                continue
-            scale = exact.real(gamma) * found[(channel,)].inv_std
-            want = [exact.real(value) * scale for value in exact.numbers(weight.means[:, channel])]
-            exact.assert_near("weight", folded[:, channel], want, [relative * abs(each) for each in want])
-            terms = [-exact.real(means[channel]) * scale, exact.real(beta)]
-            exact.assert_near("bias", bias[channel : channel + 1], [sum(terms)], [relative * sum(map(abs, terms))])
 
     @invariant()
     def holds_what_it_held(self):
