@@ -17,7 +17,6 @@ KNOWN = {
     "an integer that raises": ITEM_17,
     "an iterable that raises": ITEM_17,
     "constant with a large value float64": ITEM_6,
-    "ddof of var": "item 16: unchecked",
     "batches of recompute_stats are called x": "new: an error names x, which is no argument of recompute_stats",
     "all integers": "item 8: the variance of 64-bit integers beyond 2^53",
     "iterator": "item 11: need as an iterator gives uninitialised memory",
