@@ -155,7 +155,7 @@ def test_out_that_shares_memory_is_refused_or_right(kind, dtype, seed, data):
     inputs = {"dout": dout, "x": arguments["x"], "gamma": gamma}
     shared = [key for key, value in inputs.items() if value is not None and np.shares_memory(out, value)]
     if outcome.error is None:
-        assert shared in ([], ["dout"])
+        assert set(shared) <= {"dout", "gamma"}  # the cache has a gamma of its own
         assert all(same(*pair) for pair in zip(outcome.result, want, strict=True))
     else:
         assert outcome.names == "out"
