@@ -9,7 +9,8 @@ KNOWN = {
     "empty arrays": "new, of item 1's mend: an x that is an empty view is refused by backward as one that was resized",
     "eps of 1e-300": "new, akin to item 6: float32 of a constant set gives NaN, as inv_std is infinite in float32",
     "batches of recompute_stats are called x": "new: an error names x, which is no argument of recompute_stats",
-    "largest float32": "item 10: x - mean overflows float32",
+    "largest float32": "item 10: x - mean overflows",
+    "largest float64": "item 10: x - mean overflows",
     "overflow encountered in cast": "item 9: results and parameters that overflow float16 or float32 warn",
 }
 
