@@ -73,6 +73,8 @@ cdef struct Facts:
     double *sum_dout            # (channels) Σ dout
     double *sum_dout_xhat       # (channels) Σ dout·xhat; both NULL: not wanted
     Moving moving
+    double least_m2             # outside these, a set is looked at again
+    double most_m2
     bint *beyond                # OUT whether float32 does not hold what some set needs
 
     Walk walk

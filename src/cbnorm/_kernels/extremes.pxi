@@ -108,24 +108,34 @@ cdef void look_again_at(const floating *x, const Facts *facts, Py_ssize_t number
         scale_moments(x + numbers.start, facts, number, lowest, highest)
 
 
-cdef void look_again(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Sets first to last - 1, whose moments and inv_std were found."""
+cdef void set_limits(Facts *facts, bint is_float) noexcept nogil:
+    """Of m2: outside them a set is looked at again."""
+    cdef double least = 1e-71 if is_float else DBL_MIN              # of a variance that 1 / std fits
+    facts.least_m2 = 0 if facts.eps > least * 1e17 else least * facts.count
+    facts.most_m2 = <double>FLT_MAX * FLT_MAX if is_float else DBL_MAX      # beyond, x - mean may not fit
+
+
+cdef void look_again_at_odd(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef const Facts *facts = &call.facts
     cdef bint is_float = sizeof(call.x[0]) == sizeof(float)
-    cdef double most = <double>FLT_MAX * FLT_MAX if is_float else DBL_MAX   # beyond, x - mean may not fit
-    cdef double least = 1e-71 if is_float else DBL_MIN                      # of a variance that 1 / std fits
+    cdef Py_ssize_t number
+    for number in range(first, last):
+        if not (facts.m2[number] >= (0 if is_float else facts.least_m2) and facts.m2[number] <= DBL_MAX):
+            look_again_at(call.x, facts, number)
+        if facts.inv_std[number] > scalbn(1, MOST_INV_STD) or facts.most_m2 <= facts.m2[number] <= DBL_MAX:
+            facts.beyond[0] = True
+
+
+cdef inline void look_again(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Sets first to last - 1, whose moments and inv_std were found."""
+    cdef double least = call.facts.least_m2, most = call.facts.most_m2
+    cdef const double *m2 = call.facts.m2
     cdef Py_ssize_t number
     cdef bint plain = True
-    least = 0 if facts.eps > least * 1e17 else least * facts.count
     for number in range(first, last):
-        plain &= (facts.m2[number] >= least) & (facts.m2[number] <= most)
-    if plain:
-        return
-    for number in range(first, last):
-        if not (facts.m2[number] >= (0 if is_float else least) and facts.m2[number] <= DBL_MAX):
-            look_again_at(call.x, facts, number)
-        if facts.inv_std[number] > scalbn(1, MOST_INV_STD) or most <= facts.m2[number] <= DBL_MAX:
-            facts.beyond[0] = True
+        plain &= (m2[number] >= least) & (m2[number] <= most)
+    if not plain:
+        look_again_at_odd(call, first, last)
 
 
 cdef inline bint is_beyond(double mean, double inv_std, double most_mean, double most_inv_std) noexcept nogil:

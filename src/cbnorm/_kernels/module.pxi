@@ -141,6 +141,7 @@ cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) exc
     cdef bint beyond = False
     call.facts = facts[0]
     call.facts.beyond = &beyond
+    set_limits(&call.facts, sizeof(call.x[0]) == sizeof(float))
     read(&call.x, arrays[0], size)
     read(&call.dout, arrays[1], size)
     write(&call.out, arrays[2], size)

@@ -42,7 +42,8 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
         look_at_given(facts, first, last)
     else:
         look_again(call, first, last)
-        update_averages(facts, first, last)
+        if facts.walk != ROWS:
+            update_averages(facts, first, last)
     if call.out == NULL:
         return
     if facts.walk == ROWS:
