@@ -1,8 +1,12 @@
 """The numbers contract where numbers end: weights of 0, infinities, squares that overflow or vanish, far values."""
 
+from fractions import Fraction
+from functools import cache
+
+import mpmath
 import numpy as np
 import pytest
-from cases import DTYPES, INSTANCE, assert_same_bits, batch, check, group, layer, make_case, rms
+from cases import DTYPES, INSTANCE, Y, assert_same_bits, batch, check, group, layer, make_case, rms
 
 import cbnorm
 
@@ -153,3 +157,71 @@ def test_the_bits_of_a_set_do_not_depend_on_one_that_float32_does_not_hold(kerne
         found.append((norm.sets(y)[1:], norm.sets(norm.backward(dout, cache)[0])[1:], norm.sets(y)))
     assert_same_bits(found[1][:2], found[0][:2])
     assert_same_bits(found[2], found[1])  # through a copy
+
+
+@cache
+def exact_y(dtype, size, eps, centred):
+    """Of hostile rows, from fractions: only the square root is rounded, to 60 digits."""
+    found = []
+    with mpmath.workdps(60):
+        for row in hostile_rows(dtype, size):
+            values = [Fraction(float(value)) for value in row]
+            mean = sum(values) / len(values) if centred else Fraction(0)
+            var = sum((value - mean) ** 2 for value in values) / len(values) + Fraction(eps)
+            std = mpmath.sqrt(mpmath.mpf(var.numerator) / var.denominator)
+            deviations = [mpmath.mpf(each.numerator) / each.denominator for each in (value - mean for value in values)]
+            found.append([float(each / std) if var else 0.0 for each in deviations])
+    return np.array(found)
+
+
+def hostile_rows(dtype, size):
+    """Rows of numbers that a pivot, a sum or a square may fall over."""
+    random = np.random.default_rng(size)
+    info = np.finfo(dtype)
+    most, tiny = float(info.max), float(info.smallest_subnormal)
+    plain = random.standard_normal(size)
+    signs = np.where(np.arange(size) % 2, 1.0, -1.0)
+    rows = [plain]
+    for far in (1e4, 1e9, 1e30, most / 4):
+        for place in (0, -1, size // 2):
+            rows.append(plain.copy())
+            rows[-1][place] = far
+        rows.append(signs * far)
+        rows.append(signs * far + plain)
+        rows.append(plain + far if far < 1e10 else plain * (far / 8))
+    rows += [np.where(plain > 0, most / 2, -most / 2), np.where(plain > 1, -most, most / 3)]
+    rows += [random.integers(-9, 9, size) * tiny * scale for scale in (2.0**12, 2.0**20)]
+    rows += [np.where(np.arange(size) == 3 % size, tiny * 2.0**14, 0.0), np.where(plain > 0, most / 8, tiny)]
+    rows += [np.ldexp(plain, random.integers(-90, 90, size)), np.full(size, most), np.full(size, tiny)]
+    return np.array(rows).astype(dtype)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("size", [2, 5, 33, 129, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hostile_numbers_against_exact_arithmetic(kernels, dtype, size, eps):
+    rows = hostile_rows(dtype, size)
+    tolerance = Y[np.dtype(dtype)]
+    for centred in (True, False):
+        want = exact_y(dtype, size, eps, centred)
+        if centred:
+            stacked = np.ascontiguousarray(rows.T)
+            got = {
+                "layer": cbnorm.layernorm_forward(rows, eps=eps)[0],
+                "columns": cbnorm.batchnorm_forward(stacked, eps=eps)[0].T,
+                "planes": cbnorm.batchnorm_forward(rows[np.newaxis].copy(), eps=eps)[0][0],
+                "instance": cbnorm.instancenorm_forward(rows[np.newaxis].copy(), eps=eps)[0][0],
+                "parts": cbnorm.parts.normalize(stacked, cbnorm.parts.moments(stacked), eps=max(eps, 1e-5)).T,
+            }
+            if eps == 0:
+                del got["parts"]
+        else:
+            got = {"rms": cbnorm.rmsnorm_forward(rows, eps=eps)[0]}
+        largest = abs(rows).max(axis=1).astype(np.float64)
+        for name, y in got.items():
+            # A sign is enough where x - mean, 1 / std or the m2 of Moments is beyond float64.
+            beyond = (dtype == np.float64) & ((largest > (1e154 if name == "parts" else 2e307)) | (largest < 1e-307))
+            with np.errstate(all="ignore"):
+                error = np.where(beyond[:, None] & ~np.isfinite(y), 0, np.abs(y - want) / np.maximum(1, np.abs(want)))
+            wrong = np.flatnonzero(~(error.max(axis=1) <= tolerance))
+            assert not wrong.size, (name, wrong, rows[wrong[0]][:6], y[wrong[0]][:6], want[wrong[0]][:6])

@@ -6,6 +6,7 @@ that a channel has in all parts, xhat = (x - mean)·inv_std, inv_std = 1 / sqrt(
 dx = (gamma·inv_std / M)·(M·dout - xhat·Σ dout·xhat - Σ dout), in each part for itself.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -298,4 +299,7 @@ def check_part(x, moments, eps, axis):
 
 def statistics_of(moments, plan):
     """Moments as the kernels take them."""
-    return take_statistics(plan, moments.mean, moments.mean_lo, moments.m2)
+    m2 = moments.m2
+    if not math.isfinite(m2.max(initial=0)):  # too large for a float: y would be beta, which it is not
+        m2 = np.where(np.isinf(m2), np.nan, m2)
+    return take_statistics(plan, moments.mean, moments.mean_lo, m2)
