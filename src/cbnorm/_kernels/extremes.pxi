@@ -10,7 +10,18 @@
 #    and the caller computes them in float64. Given statistics leave x of such a set as it is: y may be in its place.
 
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX
-from libc.math cimport INFINITY, NAN, fabs, ilogb, isfinite, scalbn
+from libc.math cimport NAN, fabs, ilogb, isfinite, scalbn
+
+cdef extern from *:
+    """
+    #ifdef __GNUC__
+    static inline void cbnorm_note(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
+    #else
+    static inline void cbnorm_note(int *flag) { *flag = 1; }
+    #endif
+    """
+    void note "cbnorm_note"(bint *flag) nogil      # several threads may
+
 
 cdef enum:
     MOST_MEAN = 103     # 2^103 is less than half the distance of FLT_MAX to its neighbour: x - mean fits for any x
@@ -123,7 +134,7 @@ cdef void look_again_at_odd(const Call *call, Py_ssize_t first, Py_ssize_t last)
         if not (facts.m2[number] >= (0 if is_float else facts.least_m2) and facts.m2[number] <= DBL_MAX):
             look_again_at(call.x, facts, number)
         if facts.inv_std[number] > scalbn(1, MOST_INV_STD) or facts.most_m2 <= facts.m2[number] <= DBL_MAX:
-            facts.beyond[0] = True
+            note(facts.beyond)
 
 
 cdef inline void look_again(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -142,7 +153,7 @@ cdef inline bint is_beyond(double mean, double inv_std, double most_mean, double
     return (fabs(mean) > most_mean) & (fabs(mean) <= DBL_MAX) | (inv_std > most_inv_std)
 
 
-cdef void look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef bint look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Whether float32 holds what was given, and x - mean of any x; NaN and infinities it holds."""
     cdef Py_ssize_t channel
     cdef double most_mean = scalbn(1, MOST_MEAN), most_inv_std = scalbn(1, MOST_INV_STD)
@@ -150,7 +161,8 @@ cdef void look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) n
     for channel in range(first, last):
         beyond |= is_beyond(facts.mean[channel], facts.inv_std[channel], most_mean, most_inv_std)
     if beyond:
-        facts.beyond[0] = True
+        note(facts.beyond)
+    return beyond
 
 
 cdef void keep_beyond(const FloatCall *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

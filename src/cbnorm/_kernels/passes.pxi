@@ -32,6 +32,7 @@ cdef inline void store_step(const Call *call, Py_ssize_t first, Py_ssize_t last)
 cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The statistics of channels or rows first to last - 1, from what was collected, and their factors."""
     cdef const Facts *facts = &call.facts
+    cdef bint beyond = False
     if facts.collecting:
         if facts.walk == COLUMNS:
             merge_columns_moments(facts, first, last)
@@ -39,7 +40,7 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
             merge_planes_moments(facts, first, last)
     use_moments(facts, first, last)
     if facts.statistics_given:
-        look_at_given(facts, first, last)
+        beyond = look_at_given(facts, first, last)
     else:
         look_again(call, first, last)
         if facts.walk != ROWS:
@@ -50,7 +51,7 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
         factor_xhat(call, first, last, 0)
         return
     factor_y(call, first, last)
-    if facts.statistics_given and facts.beyond[0] and sizeof(call.x[0]) == sizeof(float):
+    if beyond and sizeof(call.x[0]) == sizeof(float):
         keep_beyond(<const FloatCall *>call, first, last)
     if facts.walk == COLUMNS:
         repeat_factors(call, Y_KINDS, first, last)
