@@ -27,6 +27,7 @@ cdef enum:
     MOST_AXES = 64
 MOST_NUMBERS = PY_SSIZE_T_MAX // 64     # as many as a plan takes
 cdef object ndarray = np.ndarray
+cdef object numpy_bool = np.bool_
 cdef type MaskedArray = np.ma.MaskedArray
 
 
@@ -163,7 +164,7 @@ cpdef copy_of(cnp.ndarray array, cnp.dtype dtype):
 cdef int copy_into(cnp.ndarray copy, cnp.ndarray array) except -1:
     """Copy as the kernels compute: in silence, so that no warning becomes an error when half is written."""
     cdef int given = cnp.PyArray_TYPE(array), wanted = cnp.PyArray_TYPE(copy)
-    if given == wanted or not (cnp.PyTypeNum_ISFLOAT(given) and cnp.PyTypeNum_ISFLOAT(wanted)):
+    if given == wanted or given == cnp.NPY_FLOAT16 or not cnp.PyTypeNum_ISFLOAT(given):    # these never warn
         cnp.PyArray_CopyInto(copy, array)
     elif given == cnp.NPY_DOUBLE and wanted == cnp.NPY_FLOAT and cnp.PyArray_ISCARRAY_RO(array):
         convert(<float *>cnp.PyArray_DATA(copy), <const double *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
@@ -220,20 +221,23 @@ def contiguous(cnp.ndarray array not None, cnp.dtype dtype not None):
     return copy_of(array, dtype)
 
 
-def frozen(array):
-    """The array itself, from now on read-only; None stays None."""
+def frozen(array, other=None):
+    """The array itself, from now on read-only, and another with it; None stays None."""
+    if other is not None:
+        cnp.PyArray_CLEARFLAGS(<cnp.ndarray?>other, cnp.NPY_ARRAY_WRITEABLE)
     if array is not None:
         cnp.PyArray_CLEARFLAGS(<cnp.ndarray?>array, cnp.NPY_ARRAY_WRITEABLE)
     return array
 
 
-def check_unchanged(cnp.ndarray x not None, tuple shape not None, dtype):
-    """The x of a cache must still be what the forward call saw, before a pointer to it is taken."""
+def as_seen(cnp.ndarray x not None, tuple shape not None, dtype, cnp.dtype computed not None):
+    """The x of a cache as the kernels take it, if it is still what the forward call saw."""
     if not has_shape(x, shape) or not (has_dtype(x, dtype) or x.dtype == dtype):
         got = f"{x.dtype} of shape {(<object>x).shape}"
         raise ValueError(f"cache: expected x as forward saw it, {dtype} of shape {shape}, got {got}")
     if x.size and not has_memory(x):
         raise ValueError("cache: expected x as forward saw it, got a view of an array that was resized since")
+    return contiguous(x, computed)
 
 
 cdef bint has_memory(cnp.ndarray array):
@@ -262,7 +266,7 @@ cpdef check_integer(name, value, low=None, high=None):
     try:
         if is_bool(value):
             raise TypeError("True and False are no numbers here")
-        number = PyNumber_Index(value)
+        number = value if type(value) is int else PyNumber_Index(value)
     except NOT_OURS:
         raise
     except Exception as error:
@@ -274,7 +278,7 @@ cpdef check_integer(name, value, low=None, high=None):
 
 
 cdef bint is_bool(value):
-    return value is True or value is False or isinstance(value, np.bool_)
+    return value is True or value is False or type(value) is numpy_bool
 
 
 def check_flag(name, value):
@@ -452,7 +456,6 @@ def check_affine(affine, tuple names not None):
 
 def check_need(need, tuple names not None):
     """Whether dx, dgamma and dbeta are wanted; those that have no name here are not."""
-    expected = f"need: expected a bool each for {', '.join(names)}"
     try:
         if type(need) is tuple:
             wanted = need
@@ -463,9 +466,9 @@ def check_need(need, tuple names not None):
     except NOT_OURS:
         raise
     except Exception as error:
-        raise TypeError(f"{expected}, got {shown(need)}") from error
+        raise TypeError(f"need: expected a bool each for {', '.join(names)}, got {shown(need)}") from error
     if len(wanted) != len(names) or not all([is_bool(want) for want in wanted]):
-        raise ValueError(f"{expected}, got {shown(need)}")
+        raise ValueError(f"need: expected a bool each for {', '.join(names)}, got {shown(need)}")
     return wanted if len(wanted) == 3 else (*wanted, False)
 
 

@@ -11,12 +11,12 @@ from cbnorm import _kernels
 from cbnorm._arrays import (
     FLOAT64,
     as_result,
+    as_seen,
     check_moving,
     check_need,
     check_out,
     check_parameter,
     check_shape,
-    check_unchanged,
     contiguous,
     copy_of,
     float_dtypes,
@@ -58,10 +58,11 @@ class Cache:
     def __init__(self, kind, plan, x, gamma, statistics, dtypes, seen, beyond):
         self._kind = kind
         self._x = x
-        self._gamma = frozen(gamma)  # nobody else's, as are the statistics
+        frozen(gamma, statistics)  # nobody else's
+        self._gamma = gamma
         self._plan = plan
         # None: those of x; (2, sets): mean and variance, given; (4, sets): as found.
-        self._statistics = frozen(statistics)
+        self._statistics = statistics
         self._dtypes = dtypes  # computed in, returned in
         self._seen = seen  # the dtype that x had
         self._beyond = beyond  # whether float32 does not hold the statistics of some set
@@ -117,8 +118,7 @@ class Cache:
         """X as the kernels take it."""
         if self._x is None:
             raise ValueError("cache: expected one that has its x, got one whose x was overwritten by out=x")
-        check_unchanged(self._x, self._plan.shape, self._seen)
-        return contiguous(self._x, self._dtypes[0])
+        return as_seen(self._x, self._plan.shape, self._seen, self._dtypes[0])
 
     def _full(self, x=None):
         """The statistics, (4, sets). X as the kernels take it, where that is there."""
