@@ -104,7 +104,7 @@ def test_whichever_large_allocation_fails(failing_malloc, dtype, order, pool):
 @pytest.mark.parametrize(("names", "forever"), [(FUNCTIONS, (0, 1)), (LAYERS, (0,))])
 def test_whichever_allocation_fails(failing_malloc, names, forever, shape):
     # Python 3.11 loses a reference to `self` where there is no memory for a closure's cell, and where there is none for
-    # good it may never get out of a `with`. Where one tuple of a backward call finds no memory, a block is lost in one try
+    # good it may never get out of a `with`. Where a tuple of a backward call has no memory, a block is lost in one try
     # of three: not explained.
     backward = [name for name in FUNCTIONS if name.endswith("_backward")]
     options = {"dtype": "f4", "order": "C", "leaking": LAYERS + backward, "forever": forever}
