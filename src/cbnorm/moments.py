@@ -157,9 +157,8 @@ def merged(a, b):
             step += a.mean_lo
         mean = start + step
         mean_lo = two_sum_error(start, step, mean)
-        m2 = delta
+        m2 = delta * (a.count * weight)  # first: delta² may be too large where m2 is not
         m2 *= delta
-        m2 *= a.count * weight
         if a.count == b.count:
             m2 += a.m2 + b.m2
         else:
