@@ -50,9 +50,7 @@ class BatchNormLife(LayerLife):
         outcome = attempt(cbnorm.recompute_stats, layer=layer, batches=[each.thing for each in batches])
         channels = [[] for _ in range(3)]
         for each in batches:
-            for position, value in enumerate(
-                np.moveaxis(each.means.astype(float), layer.axis, 0).reshape(3, -1).tolist()
-            ):
+            for position, value in enumerate(np.moveaxis(each.means, layer.axis, 0).reshape(3, -1).tolist()):
                 channels[position] += map(exact.Fraction, value)
         if len(channels[0]) <= layer.ddof:
             assert outcome.names == "batches"

@@ -75,7 +75,6 @@ class LayerLife(RuleBasedStateMachine):
         self.last = None  # the case of the last forward call, with its statistics and xhat
         self.called = self.stale = False  # stale: gamma changed after the call
         self.kept = None  # the last y, and a copy
-        self.forwards = 0
 
     def meaning(self, x):
         """The forward call that the layer stands for, with what it holds now."""
@@ -131,7 +130,6 @@ class LayerLife(RuleBasedStateMachine):
             assert self.kept[0].tobytes() == self.kept[1]
         self.last, self.called, self.stale = (case, found, xhat), True, False
         self.kept = y, y.tobytes()
-        self.forwards += 1
 
     @precondition(lambda self: self.last is not None)
     @rule(data=st.data())
@@ -140,18 +138,17 @@ class LayerLife(RuleBasedStateMachine):
         dout = data.draw(arrays(case.x.shape, FLOATS, ["plain", "small integers", "one NaN"]), "dout")
         before = dict(self.layer.grads)
         outcome = attempt(self.layer.backward, dout=dout.thing)
-        if outcome.error is not None:  # after two calls forward, or for the second time, or with another gamma
-            assert self.forwards != 1 or self.stale, outcome.error
-            assert outcome.names in ("backward", "cache")
+        if outcome.error is not None:  # where that is right, the random lives in test_layers_records.py know to the call
+            assert outcome.names == "cache"
             assert self.layer.grads == before
-        elif not self.stale:
+            return  # what is in doubt stays so
+        if not self.stale:
             need = [True, self.layer.gamma is not None, getattr(self.layer, "beta", None) is not None]
             grads = self.layer.grads
             assert list(grads) == list(self.layer.parameters())
             need = need[:2] if self.kind == "rms" else need
             got = (outcome.result, grads.get("gamma"), grads.get("beta"))[: len(need)]
             check_backward(case, dout, got, need, found, xhat)
-        self.forwards = 0
 
     @precondition(lambda self: self.last is None)
     @rule()
@@ -171,7 +168,7 @@ class LayerLife(RuleBasedStateMachine):
         table = wrong(WRONG_ARRAYS, np.ones(shape)) | st.just(Given(np.ones((*shape, 2)), None, "one axis more"))
         refuse(
             self.layer.backward,
-            ("dout", "backward", "cache") if self.forwards != 1 or self.stale else ("dout",),
+            ("dout", "cache"),
             dout=data.draw(table, "dout").thing,
         )
         assert self.layer.grads is before or self.layer.grads == before
