@@ -138,7 +138,9 @@ class LayerLife(RuleBasedStateMachine):
         dout = data.draw(arrays(case.x.shape, FLOATS, ["plain", "small integers", "one NaN"]), "dout")
         before = dict(self.layer.grads)
         outcome = attempt(self.layer.backward, dout=dout.thing)
-        if outcome.error is not None:  # where that is right, the random lives in test_layers_records.py know to the call
+        if (
+            outcome.error is not None
+        ):  # where that is right, the random lives in test_layers_records.py know to the call
             assert outcome.names == "cache"
             assert self.layer.grads == before
             return  # what is in doubt stays so
