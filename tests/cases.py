@@ -250,6 +250,14 @@ def random_arrays(*shapes, seed=0):
     return [1.5 * random.standard_normal(shape) + 0.7 for shape in shapes]
 
 
+def sample(shape, dtype=np.float64, offset=0.0, seed=0):
+    """Normal values of deviation 1 around `offset`."""
+    values = np.random.default_rng(seed).standard_normal(shape) + offset
+    if np.dtype(dtype).kind in "biu":
+        values = np.abs(values * 20) % 2 if dtype is np.bool_ else np.abs(values * 20) % 127
+    return values.astype(dtype)
+
+
 @cache
 def normal_numbers(seed):
     """Enough for x and dout of the largest case: drawn once, as drawing takes longer than most calls."""

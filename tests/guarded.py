@@ -9,13 +9,10 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from known import KNOWN
 
 import cbnorm
 
 CALLS = Counter()  # by function, for the summary of a run
-
-WARNINGS = ("overflow encountered in cast", "invalid value encountered in add")  # that KNOWN may have
 
 try:
     libm = ctypes.CDLL("libm.so.6")
@@ -108,11 +105,7 @@ def attempt(function, /, **arguments):
     before, state = snapshot(list(arguments.values())), process_state()
     saved = np.array(out, subok=False) if writes else None
     try:
-        with warnings.catch_warnings():
-            for message in WARNINGS:
-                if message in KNOWN:
-                    warnings.filterwarnings("ignore", message)
-            outcome = Outcome(function(**arguments))
+        outcome = Outcome(function(**arguments))
     except (ValueError, TypeError) as error:
         outcome = Outcome(error=error)
     assert process_state() == state, f"{name} left another state of the process"

@@ -86,9 +86,6 @@ def number_arrays(draw, shape, dtypes=FLOATS, recipes=None):
 ALL_DTYPES = (*FLOATS, *FLOATS, *FLOATS, *INTEGERS, "bool")
 
 
-EMPTY = bool(allowed(["empty arrays"]))
-
-
 @st.composite
 def shapes(draw, least_axes=1, most_axes=5, most=MOST_NUMBERS):
     """Lengths of axes, empty ones too."""
@@ -96,9 +93,7 @@ def shapes(draw, least_axes=1, most_axes=5, most=MOST_NUMBERS):
     lengths, room = [], most
     for _ in range(axes):
         length = draw(
-            st.integers(
-                0 if EMPTY and draw(st.integers(0, 9)) == 0 else 1, min(room, draw(st.sampled_from((3, 6, most))))
-            )
+            st.integers(0 if draw(st.integers(0, 9)) == 0 else 1, min(room, draw(st.sampled_from((3, 6, most)))))
         )
         lengths.append(length)
         room //= max(length, 1)

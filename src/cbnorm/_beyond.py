@@ -9,15 +9,14 @@ from cbnorm import _kernels
 from cbnorm._threads import threads_for
 
 MOST = float(np.finfo(np.float32).max)
-MOST_MEAN, MOST_INV_STD = 2.0**103, 2.0**118  # as extremes.pxi has them, and says why
 
 
 def sets_beyond(plan, statistics):
     """Which they are, in a shape that broadcasts to what `by_sets` gives."""
     mean, _, m2, inv_std = statistics
-    beyond = inv_std > MOST_INV_STD
+    beyond = inv_std > _kernels.active.most_inv_std
     if plan.statistics_given:
-        beyond |= (abs(mean) > MOST_MEAN) & np.isfinite(mean)
+        beyond |= (abs(mean) > _kernels.active.most_mean) & np.isfinite(mean)
     else:
         beyond |= (m2 >= MOST * MOST) & np.isfinite(m2)
     return beyond[:, np.newaxis]

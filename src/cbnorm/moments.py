@@ -1,15 +1,13 @@
 """Mean and variance in one pass, and population statistics gathered batch by batch.
 
-Both rest on Chan's formula: with n = a.count + b.count and delta = b.mean - a.mean, two sets together have
-mean = a.mean + delta * b.count / n and m2 = a.m2 + b.m2 + delta² * a.count * b.count / n.
-A mean is the unevaluated sum mean + mean_lo: rounded to one float64, each merge would lose digits of the deviations.
+Sets merge by Chan's formula, in `_merge.py`. A mean is the unevaluated sum mean + mean_lo: rounded to one float64, each
+merge would lose digits of the deviations.
 """
 
 import math
 import os
 import threading
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,18 +24,15 @@ from cbnorm._arrays import (
     float_dtypes,
 )
 from cbnorm._calls import find_statistics
+from cbnorm._merge import QUIET, merge, two_sum_error
 from cbnorm._plan import plan_channels
 from cbnorm._record import MOST_VALUES, Record, is_start_of_sum
 
-_gathering = (
-    threading.Lock()
-)  # held for the microseconds in which population statistics take a batch in, so one for all
+_gathering = threading.Lock()  # held for the microseconds in which population statistics take a batch in: one for all
 if hasattr(os, "register_at_fork"):  # a child finds the lock free, and no batch half taken in
     os.register_at_fork(
         before=_gathering.acquire, after_in_parent=_gathering.release, after_in_child=_gathering.release
     )
-
-QUIET = partial(np.errstate, all="ignore")  # NaN, infinities and what vanishes are results, not events
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -136,57 +131,8 @@ class Moments(Record):
         if self.count == 0:
             return other
         # From the larger set, so that the step is at most half of delta, whose rounding it takes along.
-        return merged(self, other) if self.count >= other.count else merged(other, self)
-
-
-def merged(a, b):
-    """The moments of two sets together, a of at least as many values as b, step by step as the kernels merge tiles."""
-    weight = b.count / (a.count + b.count)
-    with QUIET():
-        delta = b.mean - a.mean
-        delta += b.mean_lo - a.mean_lo
-        if a.count == b.count:  # the same steps whichever comes first, as neither is the larger
-            start = a.mean + b.mean
-            step = two_sum_error(a.mean, b.mean, start)
-            step += a.mean_lo + b.mean_lo
-            start *= 0.5
-            step *= 0.5
-        else:
-            start = a.mean
-            step = delta * weight
-            step += a.mean_lo
-        mean = start + step
-        mean_lo = two_sum_error(start, step, mean)
-        m2 = delta * (a.count * weight)  # first: delta² may be too large where m2 is not
-        m2 *= delta
-        if a.count == b.count:
-            m2 += a.m2 + b.m2
-        else:
-            m2 += b.m2
-            m2 += a.m2
-        if not np.isfinite(mean + m2).all():
-            mean, mean_lo, m2 = merged_without_end(a, b, weight, mean, mean_lo, m2)
-    return Moments._of(count=a.count + b.count, mean=mean, m2=m2, mean_lo=mean_lo)
-
-
-def merged_without_end(a, b, weight, mean, mean_lo, m2):
-    """The same where something is infinite, NaN, or too large for a step: what the values themselves would give."""
-    endless = ~(np.isfinite(a.mean) & np.isfinite(b.mean))
-    direct = a.mean * (1 - weight) + b.mean * weight  # infinities of one sign keep it, those of both give NaN
-    mean = np.where(endless | ~np.isfinite(mean), direct, mean)
-    mean_lo = np.where(np.isfinite(mean_lo) & ~endless, mean_lo, 0)
-    spoilt = endless | np.isnan(a.m2) | np.isnan(b.m2)
-    return mean, mean_lo, np.where(spoilt, np.nan, np.where(np.isfinite(m2), m2, np.inf))
-
-
-def two_sum_error(a, b, total):
-    """Knuth (1969): a + b = total + error, exactly."""
-    b_seen = total - a
-    error = b - b_seen
-    a_seen = total - b_seen
-    a_seen -= a
-    error -= a_seen
-    return error
+        mean, mean_lo, m2 = merge(self, other) if self.count >= other.count else merge(other, self)
+        return Moments._of(count=self.count + other.count, mean=mean, m2=m2, mean_lo=mean_lo)
 
 
 def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:

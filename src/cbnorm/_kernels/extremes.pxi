@@ -28,6 +28,8 @@ cdef enum:
     MOST_INV_STD = 118  # leaves room for gamma
     MOST_EXPONENT = 1024
 
+most_mean, most_inv_std = 2.0 ** MOST_MEAN, 2.0 ** MOST_INV_STD     # for _beyond.py
+
 
 cdef struct Set:                # of numbers that share their statistics
     Py_ssize_t start
