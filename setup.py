@@ -108,6 +108,7 @@ setup(
             extension("_cpu"),
             extension("_arrays"),
             extension("_plan"),
+            extension("_results"),
             extension("_openmp"),
             extension("_memory", depends=memory_sources),
         ]

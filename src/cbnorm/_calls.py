@@ -8,26 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
-from cbnorm._arrays import (
+from cbnorm._arrays import as_seen, check_moving, check_need, check_out, check_parameter, check_shape, same_memory
+from cbnorm._beyond import backward_beyond, forward_beyond
+from cbnorm._plan import Plan
+from cbnorm._results import (
     FLOAT64,
     as_result,
-    as_seen,
-    check_moving,
-    check_need,
-    check_out,
-    check_parameter,
-    check_shape,
     contiguous,
     copy_of,
     float_dtypes,
     frozen,
     gradients_for,
     room_for,
-    same_memory,
     statistics_for,
 )
-from cbnorm._beyond import backward_beyond, forward_beyond
-from cbnorm._plan import Plan
 from cbnorm._threads import threads_for
 
 MANY = 2048  # channels or rows; for fewer, 64 KiB are kept rather than computed again

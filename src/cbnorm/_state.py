@@ -10,17 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm import _files
-from cbnorm._arrays import (
-    as_numbers,
-    check_affine,
-    check_dtype,
-    check_eps,
-    check_flag,
-    check_nonnegative,
-    check_shape,
-    float_dtypes,
-)
+from cbnorm._arrays import as_numbers, check_affine, check_dtype, check_eps, check_flag, check_nonnegative, check_shape
 from cbnorm._calls import Cache
+from cbnorm._results import float_dtypes
 
 _layers = WeakValueDictionary()  # every layer there is, by its id
 

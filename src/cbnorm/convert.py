@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import (
-    FLOAT64,
     NOT_OURS,
     as_numbers,
     check_dtype,
@@ -24,10 +23,9 @@ from cbnorm._arrays import (
     check_nonnegative,
     check_number,
     check_shape,
-    copy_of,
-    float_dtypes,
     shown,
 )
+from cbnorm._results import FLOAT64, copy_of, float_dtypes
 
 # The names of one thing in each library.
 ARRAYS = ("gamma", "beta", "moving_mean", "moving_var")

@@ -7,7 +7,8 @@ s·(W x + b - moving_mean) + beta = (s·W) x + s·(b - moving_mean) + beta.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_numbers, check_axis, check_shape, float_dtypes
+from cbnorm._arrays import as_numbers, check_axis, check_shape
+from cbnorm._results import float_dtypes
 from cbnorm.layers import BatchNorm
 
 

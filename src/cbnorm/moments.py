@@ -19,14 +19,13 @@ from cbnorm._arrays import (
     check_integer,
     check_nonnegative,
     check_number,
-    contiguous,
     copy_numbers,
-    float_dtypes,
 )
 from cbnorm._calls import find_statistics
 from cbnorm._merge import QUIET, merge, two_sum_error
 from cbnorm._plan import plan_channels
 from cbnorm._record import MOST_VALUES, Record, is_start_of_sum
+from cbnorm._results import contiguous, float_dtypes
 
 _gathering = threading.Lock()  # held for the microseconds in which population statistics take a batch in: one for all
 if hasattr(os, "register_at_fork"):  # a child finds the lock free, and no batch half taken in

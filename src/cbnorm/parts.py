@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from cbnorm import _kernels
 from cbnorm._arrays import (
     as_array,
-    as_result,
     check_axis,
     check_eps,
     check_integer,
@@ -23,14 +22,12 @@ from cbnorm._arrays import (
     check_out,
     check_parameter,
     check_shape,
-    contiguous,
     copy_numbers,
-    float_dtypes,
-    room_for,
 )
 from cbnorm._calls import forward, take_statistics
 from cbnorm._plan import plan_channels
 from cbnorm._record import MOST_VALUES, Record
+from cbnorm._results import as_result, contiguous, float_dtypes, room_for
 from cbnorm._threads import threads_for
 from cbnorm.moments import Moments, moments_of_channels
 

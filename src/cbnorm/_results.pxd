@@ -1,0 +1,8 @@
+cimport numpy as cnp
+
+cdef inline bint has_dtype(object array, object dtype):
+    """Whether an ndarray has this very dtype object, as all arrays of NumPy's own types do."""
+    return <void *>cnp.PyArray_DESCR(<cnp.ndarray>array) == <void *>dtype
+
+cpdef contiguous(cnp.ndarray array, cnp.dtype dtype)
+cpdef copy_of(cnp.ndarray array, cnp.dtype dtype)

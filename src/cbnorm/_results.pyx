@@ -1,0 +1,122 @@
+"""Arrays on their way into the kernels and out: the dtype to compute in, copies, room for what is computed.
+
+What is given here was checked in _arrays.pyx. Compiled, because a small call spends its time on such steps.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.string cimport memcpy
+
+from cbnorm._memory cimport new_array
+from cbnorm._plan cimport Plan
+
+cnp.import_array()
+
+FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
+
+
+def room_for(out, values, given, result_dtype):
+    """Where results go: `out` if it has the dtype of the computation, a copy made of the input, or new memory."""
+    cdef cnp.ndarray array = values
+    if out is not None and (has_dtype(array, result_dtype) or array.dtype == result_dtype):
+        return out
+    if values is not given:
+        return values
+    return new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array))
+
+
+def statistics_for(Py_ssize_t count):
+    """Room for mean, mean_lo, m2 and inv_std of so many channels or rows."""
+    cdef cnp.npy_intp[2] shape = [4, count]
+    return new_array(2, shape, cnp.NPY_DOUBLE)
+
+
+def gradients_for(Plan plan not None, bint want_dgamma, bint want_dbeta, cnp.dtype dtype not None):
+    """Room for dgamma and dbeta, or None."""
+    cdef cnp.npy_intp[64] sizes     # NumPy's most axes
+    cdef int i, ndim = <int>len(plan.parameter_shape)
+    for i in range(ndim):
+        sizes[i] = plan.parameter_shape[i]
+    return (
+        new_array(ndim, sizes, dtype.num) if want_dgamma else None,
+        new_array(ndim, sizes, dtype.num) if want_dbeta else None,
+    )
+
+
+cpdef copy_of(cnp.ndarray array, cnp.dtype dtype):
+    """The values in one of the float dtypes, C-contiguous. Those beyond its range are infinite."""
+    copy = new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), dtype.num)
+    copy_into(copy, array)
+    return copy
+
+
+cdef int copy_into(cnp.ndarray copy, cnp.ndarray array) except -1:
+    """Copy as the kernels compute: in silence, so that no warning becomes an error when half is written."""
+    cdef int given = cnp.PyArray_TYPE(array), wanted = cnp.PyArray_TYPE(copy)
+    if given == wanted and cnp.PyArray_ISCARRAY_RO(array):      # gamma in each call: NumPy takes 0.1 us to find out
+        memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+    elif given == wanted or given == cnp.NPY_FLOAT16 or not cnp.PyTypeNum_ISFLOAT(given):    # these never warn
+        cnp.PyArray_CopyInto(copy, array)
+    elif given == cnp.NPY_DOUBLE and wanted == cnp.NPY_FLOAT and cnp.PyArray_ISCARRAY_RO(array):
+        convert(<float *>cnp.PyArray_DATA(copy), <const double *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
+    elif given == cnp.NPY_FLOAT and wanted == cnp.NPY_DOUBLE and cnp.PyArray_ISCARRAY_RO(array):
+        convert(<double *>cnp.PyArray_DATA(copy), <const float *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
+    else:
+        with np.errstate(all="ignore"):     # a microsecond, which the loops above need not
+            cnp.PyArray_CopyInto(copy, array)
+    return 0
+
+
+ctypedef fused to_type:
+    float
+    double
+
+ctypedef fused from_type:
+    float
+    double
+
+
+cdef void convert(to_type *copy, const from_type *numbers, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        copy[i] = <to_type>numbers[i]
+
+
+def as_result(values, dtype, out):
+    """Computed values in the dtype of the results, and in `out` if there is one."""
+    if has_dtype(values, dtype) or values.dtype == dtype:
+        return values
+    if out is None:
+        return copy_of(values, dtype)
+    copy_into(out, values)
+    return out
+
+
+HALF, SINGLE, DOUBLE = (FLOAT32, FLOAT16), (FLOAT32, FLOAT32), (FLOAT64, FLOAT64)
+
+
+def float_dtypes(array):
+    """The dtype to compute in, and that of the results: float16 is computed in float32, integers in float64."""
+    dtype = array.dtype
+    if dtype is FLOAT32:
+        return SINGLE
+    if dtype.kind != "f" or dtype.itemsize == 8:
+        return DOUBLE
+    return HALF if dtype.itemsize == 2 else SINGLE
+
+
+cpdef contiguous(cnp.ndarray array, cnp.dtype dtype):
+    """The array itself if the kernels can read it as it is, else a copy that is the caller's to overwrite."""
+    if has_dtype(array, dtype) and cnp.PyArray_ISCARRAY_RO(array):
+        return array
+    return copy_of(array, dtype)
+
+
+def frozen(array, other=None):
+    """The array itself, from now on read-only, and another with it; None stays None."""
+    if other is not None:
+        cnp.PyArray_CLEARFLAGS(<cnp.ndarray?>other, cnp.NPY_ARRAY_WRITEABLE)
+    if array is not None:
+        cnp.PyArray_CLEARFLAGS(<cnp.ndarray?>array, cnp.NPY_ARRAY_WRITEABLE)
+    return array
