@@ -43,7 +43,7 @@ def test_the_cache_gives_xhat_mean_and_inv_std(dtype, mode):
     np.testing.assert_allclose(cache.inv_std, want.inv_std, rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (4, 3, 0), (0, 3, 2), (5, 0), (0, 0)])
+@pytest.mark.parametrize("shape", [(0, 3), (4, 3, 0), (0, 3, 2), (5, 0), (1, 0), (1, 0, 1), (0, 0)])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_an_empty_batch_changes_nothing(shape, ddof):
     channels = shape[1]

@@ -107,3 +107,8 @@ def test_errors_name_what_does_not_fit(weight, bias, channel_axis, error, words)
 def test_only_batch_normalization_can_be_folded():
     with pytest.raises(TypeError, match="layer: expected a BatchNorm, got InstanceNorm"):
         cbnorm.fold_batchnorm(np.ones((5, 5)), None, cbnorm.InstanceNorm(5), channel_axis=0)
+
+
+def test_a_weight_without_axes_is_named():
+    with pytest.raises(ValueError, match=r"^weight: expected at least 1 dimension, got shape"):
+        cbnorm.fold_batchnorm(1.0, None, cbnorm.BatchNorm(1), channel_axis=0)

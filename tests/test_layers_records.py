@@ -1,6 +1,7 @@
 """Layers called several times before backward: a record gives its own call's gradients, none an error if in doubt."""
 
 import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -247,3 +248,15 @@ def test_a_record_of_something_else_is_named(record, error, words):
         layer.backward(np.eye(3), record)
     assert layer.grads == {}
     layer.backward(np.eye(3))
+
+
+def test_the_record_of_another_layer_of_its_kind_is_refused():
+    ours, other = cbnorm.LayerNorm(3), cbnorm.LayerNorm(3)
+    x = np.array([[1.0, 2.0, 4.0]])
+    ours(x)
+    other(2 * x)
+    for layer, record in ((ours, other.cache), (other, ours.cache), (copy.deepcopy(ours), ours.cache)):
+        with pytest.raises(ValueError, match="cache: expected the record of a call of this layer, got that of another"):
+            layer.backward(x, record)
+    for record in (ours.cache, copy.copy(other.cache), pickle.loads(pickle.dumps(other.cache))):
+        assert ours.backward(x, record).shape == x.shape  # whose a copy is, nobody knows

@@ -101,23 +101,23 @@ def as_numbers(name, value):
     return array
 
 
-def as_array(x, least_ndim):
+def as_array(x, least_ndim, name="x"):
     """X, which must have that many axes."""
-    array = as_numbers("x", x)
+    array = as_numbers(name, x)
     if array.ndim < least_ndim:
         raise ValueError(
-            f"x: expected at least {least_ndim} dimension{'s' * (least_ndim > 1)}, got shape {array.shape}"
+            f"{name}: expected at least {least_ndim} dimension{'s' * (least_ndim > 1)}, got shape {array.shape}"
         )
     return array
 
 
-def as_input(x, least_ndim, axis, shape):
+def as_input(x, least_ndim, axis, shape, name="x"):
     """X, which must have these lengths from `axis` on."""
-    x = as_array(x, least_ndim)
+    x = as_array(x, least_ndim, name)
     begin = axis + x.ndim if axis < 0 else axis
     if begin < 0 or x.shape[begin : begin + len(shape)] != shape:
         where = f"{shape[0]} on axis {axis}" if len(shape) == 1 else f"{shape} on the axes from {axis} on"
-        raise ValueError(f"x: expected length {where}, got shape {x.shape}")
+        raise ValueError(f"{name}: expected length {where}, got shape {x.shape}")
     return x
 
 
@@ -285,7 +285,7 @@ def check_moving(Plan plan not None, tuple averages not None):
     if var is not None:
         check_nonnegative("moving_var", var)
     ddof = check_choice("ddof", ddof, (0, 1))
-    if ddof == 1 and plan.count == 1 and not plan.statistics_given:
+    if ddof == 1 and plan.count == 1 and plan.channels and not plan.statistics_given:
         raise ValueError(f"ddof: expected 0 for one value a channel, got 1 with x of shape {plan.shape}")
     return mean, var, momentum, ddof
 

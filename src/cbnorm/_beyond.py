@@ -1,25 +1,56 @@
-"""Sets of numbers whose y and dx float32 holds, but not 1 / std, or x - mean: they are computed in float64.
+"""Sets of numbers whose y and dx their dtype holds, but not 1 / std, x - mean, or the sums of the gradient.
 
-Only theirs: the bits of the others do not depend on what stands beside them.
+In float32 they are computed in float64; in float64 from x times a power of two. Only theirs: the bits of the others do
+not depend on what stands beside them.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from cbnorm import _kernels
+from cbnorm._results import FLOAT32
 from cbnorm._threads import threads_for
 
-MOST = float(np.finfo(np.float32).max)
+SMALLER, LARGER = 2.0**-60, 2.0**100  # than an x whose x - mean, or 1 / std, float64 does not hold, or not surely
 
 
-def sets_beyond(plan, statistics):
-    """Which they are, in a shape that broadcasts to what `by_sets` gives."""
+class Room(NamedTuple):
+    """Where there is room for what some sets need."""
+
+    beyond: np.ndarray  # which sets they are, in a shape that broadcasts to what `by_sets` gives
+    plan: object
+    x: np.ndarray | None
+    statistics: np.ndarray
+    scale: float  # what x was multiplied by
+
+
+def rooms(plan, dtype, x, statistics):
+    """All that are needed; `dtype` is that of the computation."""
     mean, _, m2, inv_std = statistics
-    beyond = inv_std > _kernels.active.most_inv_std
-    if plan.statistics_given:
-        beyond |= (abs(mean) > _kernels.active.most_mean) & np.isfinite(mean)
-    else:
-        beyond |= (m2 >= MOST * MOST) & np.isfinite(m2)
-    return beyond[:, np.newaxis]
+    most_mean, most_inv_std, most_m2, least_inv_std = _kernels.active.limits(plan, dtype.itemsize)
+    large, small = abs(mean) > most_mean, inv_std > most_inv_std
+    large &= np.isfinite(mean) & plan.statistics_given  # else the mean is among the numbers
+    if dtype is FLOAT32:
+        large |= (m2 >= most_m2) & np.isfinite(m2) & (not plan.statistics_given)
+        beyond = large | small
+        return [Room(beyond[:, np.newaxis], plan, widened(x), statistics, 1.0)] if beyond.any() else []
+    large |= (inv_std > 0) & (inv_std < least_inv_std)
+    scales = (large, SMALLER), (small, LARGER)
+    return [scaled(plan, x, statistics, scale, sets) for sets, scale in scales if sets.any()]
+
+
+def scaled(plan, x, statistics, scale, beyond):
+    """Room in float64: std and mean are multiplied as x is, and eps with the variance."""
+    if x is None:  # dx = dout·gamma·inv_std takes none
+        return Room(beyond[:, np.newaxis], plan, None, statistics, 1.0)
+    plan = plan.with_eps(plan.eps * scale**2)
+    with np.errstate(all="ignore"):  # sets of the other kind
+        x = x * scale
+        statistics = statistics * [[scale], [scale], [scale**2], [1 / scale]]
+    if not plan.statistics_given:
+        _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
+    return Room(beyond[:, np.newaxis], plan, x, statistics, scale)
 
 
 def by_sets(plan, array):
@@ -33,6 +64,13 @@ def put(where, wide, narrow):
         np.copyto(narrow, wide, casting="same_kind", where=where)
 
 
+def put_scaled(room, wide, dx):
+    """Dx of the sets of a room, where 1 / std was smaller by its scale."""
+    with np.errstate(all="ignore"):
+        wide = by_sets(room.plan, wide) * room.scale
+    put(room.beyond, wide, by_sets(room.plan, dx))
+
+
 def widened(array):
     """A copy in float64; None stays None."""
     return None if array is None else array.astype(np.float64)
@@ -40,24 +78,73 @@ def widened(array):
 
 def forward_beyond(plan, x, y, gamma, beta, statistics):
     """Write y of these sets; `x` may be `y`."""
-    wide = np.empty(x.shape)
-    arrays = widened(x), wide, widened(gamma), widened(beta)
-    _kernels.active.forward(plan, *arrays, statistics, None, threads_for(x.size))
-    put(sets_beyond(plan, statistics), by_sets(plan, wide), by_sets(plan, y))
+    for room in rooms(plan, x.dtype, x, statistics):
+        wide = np.empty(x.shape)
+        arrays = room.x, wide, widened(gamma), widened(beta), room.statistics.copy()
+        _kernels.active.forward(room.plan, *arrays, None, threads_for(x.size))
+        put(room.beyond, by_sets(plan, wide), by_sets(plan, y))
+
+
+def wide_gradients(room, dout, dx, gamma, gradients):
+    """All gradients that are wanted, in float64; `dx` and `gradients` tell by None which are not."""
+    wide = [None if array is None else np.empty(array.shape) for array in (dx, *gradients)]
+    arrays = widened(dout), room.x, wide[0], widened(gamma), wide[1:], room.statistics
+    _kernels.active.backward(room.plan, *arrays, threads_for(dout.size))
+    return wide
 
 
 def backward_beyond(plan, dout, x, dx, gamma, gradients, statistics):
     """A function that writes the gradients of these sets, once the others are there; `dx` may be `dout`."""
-    beyond = sets_beyond(plan, statistics)
-    wide = [None if array is None else np.empty(array.shape) for array in (dx, *gradients)]
-    arrays = widened(dout), widened(x), wide[0], widened(gamma), wide[1:]
-    _kernels.active.backward(plan, *arrays, statistics, threads_for(dout.size))
+    found = [
+        (room, wide_gradients(room, dout, dx, gamma, gradients)) for room in rooms(plan, dout.dtype, x, statistics)
+    ]
 
     def finish():
-        if dx is not None:
-            put(beyond, by_sets(plan, wide[0]), by_sets(plan, dx))
-        for gradient, wide_gradient in zip(gradients, wide[1:], strict=True):
-            if gradient is not None:  # those of rows are sums over all rows
-                put(True if plan.groups else beyond[:, 0], wide_gradient, gradient)
+        for room, (wide, *wide_sums) in found:
+            if dx is not None:
+                put_scaled(room, wide, dx)
+            for gradient, wide_gradient in zip(gradients, wide_sums, strict=True):
+                if gradient is not None:  # those of rows are sums over all rows
+                    put(True if plan.groups else room.beyond[:, 0], wide_gradient, gradient)
+
+    return finish
+
+
+def mend_sums(plan, dout, x, dx, gamma, gradients, statistics):
+    """Write the gradients anew where float32 sums of dout overflowed; `dx` is not `dout`."""
+    room = Room(np.ones((plan.sets, 1), bool), plan, widened(x), statistics, 1.0)
+    wide, *wide_sums = wide_gradients(room, dout, dx, gamma, gradients)
+    if dx is not None:
+        narrow = by_sets(plan, dx)
+        finite = np.isfinite(narrow).all(axis=1 if plan.groups else (0, 2))[:, np.newaxis]
+        put(~finite, by_sets(plan, wide), narrow)
+    for gradient, wide_gradient in zip(gradients, wide_sums, strict=True):
+        if gradient is not None:
+            put(~np.isfinite(gradient), wide_gradient, gradient)
+
+
+def mend_channel_sums(plan, dout, x, sums, statistics, overflown):
+    """Write sums of the gradient, (2, channels), anew where float32 does not hold what they need."""
+    found = rooms(plan, x.dtype, x, statistics)
+    if overflown and not found:
+        found = [Room(np.zeros((plan.sets, 1), bool), plan, widened(x), statistics, 1.0)]
+    for room in found:
+        wide = np.zeros(sums.shape)
+        _kernels.active.gradient_sums(room.plan, widened(dout), room.x, wide, room.statistics, threads_for(x.size))
+        put(room.beyond.T | ~np.isfinite(sums), wide, sums)
+
+
+def input_gradient_beyond(plan, dout, x, dx, gamma, sums, statistics):
+    """A function that writes dx of these sets, once that of the others is there; `dx` may be `dout`."""
+    found = []
+    for room in rooms(plan, x.dtype, x, statistics):
+        wide = np.empty(x.shape)
+        arrays = widened(dout), room.x, wide, widened(gamma), sums, room.statistics
+        _kernels.active.input_gradient(room.plan, *arrays, threads_for(x.size))
+        found.append((room, wide))
+
+    def finish():
+        for room, wide in found:
+            put_scaled(room, wide, dx)
 
     return finish

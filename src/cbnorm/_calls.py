@@ -9,10 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
 from cbnorm._arrays import as_seen, check_moving, check_need, check_out, check_parameter, check_shape, same_memory
-from cbnorm._beyond import backward_beyond, forward_beyond
+from cbnorm._beyond import backward_beyond, forward_beyond, mend_sums
 from cbnorm._plan import Plan
 from cbnorm._results import (
-    FLOAT64,
     as_result,
     contiguous,
     copy_of,
@@ -47,7 +46,7 @@ class Cache:
         A copy of the parameter, in the dtype of the computation: an optimizer may change its own before backward.
     """
 
-    __slots__ = ("_beyond", "_dtypes", "_gamma", "_kind", "_plan", "_seen", "_statistics", "_x")
+    __slots__ = ("_beyond", "_dtypes", "_gamma", "_kind", "_owner", "_plan", "_seen", "_statistics", "_x")
 
     def __init__(self, kind, plan, x, gamma, statistics, dtypes, seen, beyond):
         self._kind = kind
@@ -59,7 +58,8 @@ class Cache:
         self._statistics = statistics
         self._dtypes = dtypes  # computed in, returned in
         self._seen = seen  # the dtype that x had
-        self._beyond = beyond  # whether float32 does not hold the statistics of some set
+        self._owner = None  # what only the layer has that made it
+        self._beyond = beyond  # whether the dtype does not hold what some set needs
 
     def __reduce__(self):
         """Copies and pickles are made by the constructor: their arrays are read-only too."""
@@ -179,7 +179,6 @@ def forward(
             statistics = statistics_for(plan.sets)
         threads = threads_for(x.size)
         beyond = _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads)
-        beyond = beyond and compute_dtype is not FLOAT64
         if beyond:
             values = y if given and same_memory(values, y) else contiguous(x, compute_dtype)  # y may be where they were
             forward_beyond(plan, values, y, kernel_gamma, kernel_beta, statistics)
@@ -226,7 +225,9 @@ def backward(
         statistics = np.zeros((4, plan.sets)) if x is None and dx is None else cache._full(x)
         arrays = plan, values, x, dx, cache._gamma, sums, statistics
         finish = backward_beyond(*arrays) if cache._beyond else None
-        _kernels.active.backward(*arrays, threads_for(dout.size))
+        overflown = _kernels.active.backward(*arrays, threads_for(dout.size))
         if finish is not None:
             finish()
+        elif overflown and not (dx is not None and same_memory(dx, values)):
+            mend_sums(*arrays)
     return as_result(dx, result_dtype, out) if want_dx else None, dgamma, dbeta

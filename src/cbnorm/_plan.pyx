@@ -1,6 +1,7 @@
 """How a call sees its array, and what its statistics are taken over: made by a forward call, kept by its cache."""
 
 import math
+from copy import copy
 
 cimport cython
 from cpython.pyport cimport PY_SSIZE_T_MAX
@@ -36,6 +37,12 @@ cdef class Plan:
     eps : float
         Added to the variance.
     """
+
+    def with_eps(self, double eps):
+        """The same with another eps."""
+        cdef Plan plan = copy(self)
+        plan.eps = eps
+        return plan
 
 
 cdef Plan new_plan(tuple shape, Py_ssize_t axis, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, double eps):

@@ -123,11 +123,12 @@ class Layer:
     def _prepare_threads(self):
         self._lock = threading.Lock()  # held wherever moving statistics are replaced, or several read
         self._thread = ThreadMemory()
+        self._owner = object()
         _layers[id(self)] = self
 
     def __getstate__(self):
         with self._lock:
-            return {name: value for name, value in vars(self).items() if name not in ("_lock", "_thread")}
+            return {name: value for name, value in vars(self).items() if name not in ("_lock", "_thread", "_owner")}
 
     def __setstate__(self, state):
         for name, value in state.items():  # version 0.1 has flags under their public names
@@ -207,6 +208,8 @@ class Layer:
                 f"cache: expected the record of a call of this layer, of parameters of shape {shape}, "
                 f"got {cache._plan.parameter_shape}"
             )
+        if cache._owner not in (None, self._owner):  # a copy or a pickle has none
+            raise ValueError("cache: expected the record of a call of this layer, got that of another one of its kind")
 
     @property
     def cache(self) -> Cache | None:
@@ -355,5 +358,6 @@ class Layer:
         """Keep what backward needs; return y."""
         thread = self._thread
         thread.calls = (AFTER_TRAINING if self._training else AFTER_TEST)[thread.calls]
+        cache._owner = self._owner
         thread.cache = cache
         return y

@@ -43,7 +43,8 @@ def batchnorm_forward(
         0 to 1, the weight of the old moving average:
         ``new = momentum * old + (1 - momentum) * batch``.
     moving_mean, moving_var : array_like, optional
-        (channels,), never changed. None is not tracked; test mode needs both.
+        (channels,), never changed. None is not tracked; test mode needs both. A moving variance that is infinite gives
+        beta, as a larger and larger one would; a mean or variance that is NaN, or an infinite mean, gives NaN.
     mode : {"train", "test"}
         "train" normalizes with the statistics of x, "test" with `moving_mean` and `moving_var`.
     axis : int

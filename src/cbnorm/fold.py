@@ -7,7 +7,7 @@ s·(W x + b - moving_mean) + beta = (s·W) x + s·(b - moving_mean) + beta.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_numbers, check_axis, check_shape
+from cbnorm._arrays import as_array, check_axis, check_shape
 from cbnorm._results import float_dtypes
 from cbnorm.layers import BatchNorm
 
@@ -56,7 +56,7 @@ def fold_batchnorm(
     """
     if not isinstance(layer, BatchNorm):
         raise TypeError(f"layer: expected a BatchNorm, got {type(layer).__name__}")
-    weight = as_numbers("weight", weight)
+    weight = as_array(weight, 1, "weight")
     axis = check_axis(channel_axis, weight.ndim, "channel_axis")
     if weight.shape[axis] != layer.num_channels:
         raise ValueError(

@@ -183,8 +183,13 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
     if not isinstance(batches, Iterable):
         raise TypeError(f"batches: expected an iterable of arrays, got {type(batches).__name__}")
     population = PopulationStats(layer.axis)
-    for x in batches:
-        population.update(as_input(x, 2, layer.axis, (layer.num_channels,)))
+    for number, batch in enumerate(batches):
+        try:
+            x = as_input(batch, 2, layer.axis, (layer.num_channels,), "batches")
+        except (ValueError, TypeError) as error:
+            error.add_note(f"In batch {number}, counted from 0.")
+            raise
+        population.update(x)
     if population.count <= layer.ddof:
         raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
     with layer._lock:

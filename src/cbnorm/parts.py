@@ -24,6 +24,7 @@ from cbnorm._arrays import (
     check_shape,
     copy_numbers,
 )
+from cbnorm._beyond import input_gradient_beyond, mend_channel_sums
 from cbnorm._calls import forward, take_statistics
 from cbnorm._plan import plan_channels
 from cbnorm._record import MOST_VALUES, Record
@@ -210,8 +211,9 @@ def gradient_sums(dout: ArrayLike, x: ArrayLike, moments: Moments, eps: float = 
     sums = np.zeros((2, plan.channels))
     if x.size:
         dtype = float_dtypes(x)[0]
-        dout, x, statistics = contiguous(dout, dtype), contiguous(x, dtype), statistics_of(moments, plan)
-        _kernels.active.gradient_sums(plan, dout, x, sums, statistics, threads_for(x.size))
+        arrays = plan, contiguous(dout, dtype), contiguous(x, dtype), sums, statistics_of(moments, plan)
+        overflown = _kernels.active.gradient_sums(*arrays, threads_for(x.size))
+        mend_channel_sums(*arrays, overflown)
     return GradientSums._of(count=plan.outer * plan.inner, dout=sums[0], dout_xhat=sums[1])
 
 
@@ -282,7 +284,10 @@ def input_gradient(
         x, statistics = contiguous(x, dtype), statistics_of(moments, plan)
         plan = plan_channels(plan.shape, plan.axis, plan.eps, False, sums.count)  # these statistics depend on x
         both = np.stack((sums.dout, sums.dout_xhat))
-        _kernels.active.input_gradient(plan, values, x, dx, kernel_gamma, both, statistics, threads_for(x.size))
+        arrays = plan, values, x, dx, kernel_gamma, both, statistics
+        finish = input_gradient_beyond(*arrays)
+        _kernels.active.input_gradient(*arrays, threads_for(x.size))
+        finish()
     return as_result(dx, result_dtype, out)
 
 

@@ -75,7 +75,10 @@ cdef struct Facts:
     Moving moving
     double least_m2             # outside these, a set is looked at again
     double most_m2
-    bint *beyond                # OUT whether float32 does not hold what some set needs
+    double most_mean            # beyond these, or below the next, the array's dtype does not hold x - mean or inv_std
+    double most_inv_std
+    double least_inv_std
+    bint *beyond                # OUT whether there is such a set, or one whose sums of the gradient are not finite
 
     Walk walk
     Columns columns             # of the walk, one of the three

@@ -6,11 +6,12 @@
 # B. Of values all finite, mean and inv_std come out right, and m2 as far as float64 holds it: infinite, or 0, if not.
 # C. The mean of values with infinities of one sign is that infinity; of both, or with NaN, it is NaN. m2 is NaN.
 # D. Where eps is not tiny, squares that vanish change nothing.
-# E. float32 does not hold the factors of some sets, nor x - mean, where it holds y: `beyond` says that there are such,
-#    and the caller computes them in float64. Given statistics leave x of such a set as it is: y may be in its place.
+# E. An array's dtype does not hold the factors of some sets, nor x - mean, where it holds y: `beyond` says that there
+#    are such, and the caller computes them in float64, or from smaller x (_beyond.py). Given statistics leave x of such
+#    a set as it is: y may be in its place. The same where float32 does not hold the sum of four dout.
 
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX
-from libc.math cimport NAN, fabs, ilogb, isfinite, scalbn
+from libc.math cimport NAN, fabs, ilogb, isfinite, scalbn, sqrt
 
 cdef extern from *:
     """
@@ -25,10 +26,10 @@ cdef extern from *:
 
 cdef enum:
     MOST_MEAN = 103     # 2^103 is less than half the distance of FLT_MAX to its neighbour: x - mean fits for any x
+    MOST_MEAN_OF_DOUBLES = 969      # and of DBL_MAX
     MOST_INV_STD = 118  # leaves room for gamma
+    MOST_STD_OF_DOUBLES = 1020      # times the square root of the count: then x - mean may not fit
     MOST_EXPONENT = 1024
-
-most_mean, most_inv_std = 2.0 ** MOST_MEAN, 2.0 ** MOST_INV_STD     # for _beyond.py
 
 
 cdef struct Set:                # of numbers that share their statistics
@@ -126,6 +127,9 @@ cdef void set_limits(Facts *facts, bint is_float) noexcept nogil:
     cdef double least = 1e-71 if is_float else DBL_MIN              # of a variance that 1 / std fits
     facts.least_m2 = 0 if facts.eps > least * 1e17 else least * facts.count
     facts.most_m2 = <double>FLT_MAX * FLT_MAX if is_float else DBL_MAX      # beyond, x - mean may not fit
+    facts.most_mean = scalbn(1, MOST_MEAN if is_float else MOST_MEAN_OF_DOUBLES)
+    facts.most_inv_std = scalbn(1, MOST_INV_STD) if is_float else DBL_MAX
+    facts.least_inv_std = 0 if is_float else scalbn(sqrt(facts.count), -MOST_STD_OF_DOUBLES)
 
 
 cdef void look_again_at_odd(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -135,7 +139,11 @@ cdef void look_again_at_odd(const Call *call, Py_ssize_t first, Py_ssize_t last)
     for number in range(first, last):
         if not (facts.m2[number] >= (0 if is_float else facts.least_m2) and facts.m2[number] <= DBL_MAX):
             look_again_at(call.x, facts, number)
-        if facts.inv_std[number] > scalbn(1, MOST_INV_STD) or facts.most_m2 <= facts.m2[number] <= DBL_MAX:
+        if (
+            facts.inv_std[number] > facts.most_inv_std
+            or (is_float and facts.most_m2 <= facts.m2[number] <= DBL_MAX)
+            or 0 < facts.inv_std[number] < facts.least_inv_std
+        ):
             note(facts.beyond)
 
 
@@ -156,9 +164,9 @@ cdef inline bint is_beyond(double mean, double inv_std, double most_mean, double
 
 
 cdef bint look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Whether float32 holds what was given, and x - mean of any x; NaN and infinities it holds."""
+    """Whether the array's dtype does not hold what was given, or x - mean of any x; NaN and infinities it holds."""
     cdef Py_ssize_t channel
-    cdef double most_mean = scalbn(1, MOST_MEAN), most_inv_std = scalbn(1, MOST_INV_STD)
+    cdef double most_mean = facts.most_mean, most_inv_std = facts.most_inv_std
     cdef bint beyond = False
     for channel in range(first, last):
         beyond |= is_beyond(facts.mean[channel], facts.inv_std[channel], most_mean, most_inv_std)
@@ -167,13 +175,23 @@ cdef bint look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) n
     return beyond
 
 
-cdef void keep_beyond(const FloatCall *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Factors that give x itself, of channels whose statistics float32 does not hold."""
+cdef void keep_beyond(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Factors that give x itself, of channels whose statistics the array's dtype does not hold."""
     cdef const Facts *facts = &call.facts
     cdef Py_ssize_t channel, stride = facts.factor_stride
     for channel in range(first, last):
-        if is_beyond(facts.mean[channel], facts.inv_std[channel], scalbn(1, MOST_MEAN), scalbn(1, MOST_INV_STD)):
+        if is_beyond(facts.mean[channel], facts.inv_std[channel], facts.most_mean, facts.most_inv_std):
             call.factors[MEAN_HI * stride + channel] = 0
             call.factors[MEAN_LO * stride + channel] = 0
             call.factors[SCALE * stride + channel] = 1
             call.factors[SHIFT * stride + channel] = -0.0
+
+
+cdef void look_at_sums(const Facts *facts, const double *sums, Py_ssize_t size) noexcept nogil:
+    """Of the gradient, in float32: four dout are added before they become double."""
+    cdef Py_ssize_t i
+    cdef bint finite = True
+    for i in range(size):
+        finite &= sums[i] - sums[i] == 0
+    if not finite:
+        note(facts.beyond)

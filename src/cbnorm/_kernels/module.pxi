@@ -134,7 +134,7 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
 
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:
-    """Whether the statistics are beyond float32."""
+    """Whether the dtype does not hold what some set needs."""
     cdef Py_ssize_t size = facts.outer * facts.channels * facts.inner, channels = facts.channels
     cdef void *workspace
     cdef Team team
@@ -168,7 +168,7 @@ cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) exc
 
 cdef int run(Facts *facts, tuple arrays, int threads) except -1:
     """Arrays: x, dout, out, gamma, beta, dgamma, dbeta; each of them None or of the dtype of the others. Whether
-    the statistics are beyond float32."""
+    that does not hold what some set needs."""
     cdef FloatCall float_call
     cdef DoubleCall double_call
     array = arrays[1] if arrays[1] is not None else arrays[0]
@@ -186,7 +186,7 @@ def forward(
     moving,             # None, or (mean, var, momentum, ddof): changed in place, or IN, the given statistics
     int threads,
 ):
-    """Whether statistics of some set are beyond float32: there a float32 `out` is not y, but x where they are given."""
+    """Whether the dtype does not hold what some set needs: there `out` is not y, but x where statistics are given."""
     cdef Facts facts
     take_plan(&facts, plan, statistics, False)
     if moving is not None:
@@ -206,6 +206,7 @@ def backward(
     statistics,         # IN (4, sets), as `forward` left it
     int threads,
 ):
+    """Whether sums of some set are not finite."""
     cdef Facts facts
     take_plan(&facts, plan, statistics, True)
     dgamma, dbeta = gradients
@@ -213,7 +214,16 @@ def backward(
         raise TypeError("kernels: expected dout")
     if x is None and (plan.groups or dgamma is not None or (dx is not None and not plan.statistics_given)):
         raise TypeError("kernels: expected x")
-    run(&facts, (x, dout, dx, gamma, None, dgamma, dbeta), threads)
+    return <bint>run(&facts, (x, dout, dx, gamma, None, dgamma, dbeta), threads)
+
+
+def limits(Plan plan not None, itemsize):
+    """Of mean, inv_std and m2, and from below of inv_std, beyond which a dtype does not hold x - mean or inv_std."""
+    cdef Facts facts
+    facts.eps = plan.eps
+    facts.count = plan.count
+    set_limits(&facts, itemsize == sizeof(float))
+    return facts.most_mean, facts.most_inv_std, facts.most_m2, facts.least_inv_std
 
 
 def gradient_sums(
@@ -222,10 +232,11 @@ def gradient_sums(
     sums,               # OUT (2, channels), float64: Σ dout, Σ dout·xhat
     statistics, int threads,
 ):
+    """Whether sums of some channel are not finite."""
     cdef Facts facts
     take_plan(&facts, plan, statistics, True)
     take_sums(&facts, sums, False)
-    run(&facts, (x, dout, None, None, None, None, None), threads)
+    return <bint>run(&facts, (x, dout, None, None, None, None, None), threads)
 
 
 def input_gradient(

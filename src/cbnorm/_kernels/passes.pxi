@@ -51,8 +51,8 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
         factor_xhat(call, first, last, 0)
         return
     factor_y(call, first, last)
-    if beyond and sizeof(call.x[0]) == sizeof(float):
-        keep_beyond(<const FloatCall *>call, first, last)
+    if beyond:
+        keep_beyond(call, first, last)
     if facts.walk == COLUMNS:
         repeat_factors(call, Y_KINDS, first, last)
 
@@ -105,6 +105,9 @@ cdef void prepare_backward(const Call *call, Py_ssize_t first, Py_ssize_t last) 
             merge_columns_gradients(facts, first, last)
         else:
             merge_planes_gradients(facts, first, last)
+        if sizeof(call.x[0]) == sizeof(float):
+            look_at_sums(facts, facts.sum_dout + first, last - first)
+            look_at_sums(facts, facts.sum_dout_xhat + first, last - first)
         finish_gradients(call, first, last)
     if call.out == NULL:
         return
@@ -171,7 +174,7 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
     cdef Facts *facts = &own.facts
     cdef double *partial = facts.partial
     cdef int threads = team_size(team)
-    cdef Py_ssize_t chunk, first
+    cdef Py_ssize_t chunk, first, end
     for chunk in range(share(facts.rows.chunks, thread, threads), share(facts.rows.chunks, thread + 1, threads)):
         first = chunk * facts.rows.chunk
         begin_row_chunk(own, partial, chunk)
@@ -180,8 +183,12 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
         facts.partial = partial
         barrier(team, thread)
         first = share(facts.channels, thread, threads)
-        merge_parameter_gradients(facts, first, share(facts.channels, thread + 1, threads))
-        finish_gradients(own, first, share(facts.channels, thread + 1, threads))
+        end = share(facts.channels, thread + 1, threads)
+        merge_parameter_gradients(facts, first, end)
+        if sizeof(own.x[0]) == sizeof(float):
+            look_at_sums(facts, facts.sum_dout + first, end - first)
+            look_at_sums(facts, facts.sum_dout_xhat + first, end - first)
+        finish_gradients(own, first, end)
 
 
 # Both
