@@ -167,6 +167,9 @@ def test_parts_give_what_the_whole_gives(shape, data):
         call(parts.normalize, x=a, moments=whole, gamma=gamma, beta=case.keywords["beta"], out=o, **options)
         for (a, _), o in zip(both, out, strict=True)
     ]
+    if np.isinf(whole.m2).any():  # Moments hold no such sum of squares: NaN says so
+        assert np.isnan(np.moveaxis(np.concatenate(y, along), axis, 0)[np.isinf(whole.m2)]).all()
+        return
     found, xhat = check_forward(case, np.concatenate(y, along), None)
     sums = sum(call(parts.gradient_sums, dout=d, x=a, moments=whole, **options) for a, d in both)
     dx = [
