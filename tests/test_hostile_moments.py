@@ -170,6 +170,8 @@ def test_parts_give_what_the_whole_gives(shape, data):
     if np.isinf(whole.m2).any():  # Moments hold no such sum of squares: NaN says so
         assert np.isnan(np.moveaxis(np.concatenate(y, along), axis, 0)[np.isinf(whole.m2)]).all()
         return
+    if case.keywords["eps"] < 1e-290 and (whole.m2 < 1e-290).any() and dtypes[0] == "float64":
+        return  # nor the squares of such deviations: as documented
     found, xhat = check_forward(case, np.concatenate(y, along), None)
     sums = sum(call(parts.gradient_sums, dout=d, x=a, moments=whole, **options) for a, d in both)
     dx = [

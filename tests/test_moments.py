@@ -78,7 +78,11 @@ def test_any_form_of_array(axes, form):
         "byte order": x.astype(x.dtype.newbyteorder()),
         "list": x.tolist(),
     }
-    assert bits(cbnorm.moments(forms[form], axes)) == bits(cbnorm.moments(x, axes))
+    got = cbnorm.moments(forms[form], axes)
+    if form == "Fortran order":  # read in the order of memory
+        assert_moments(got, x, (axes,) if isinstance(axes, int) else axes)
+    else:
+        assert bits(got) == bits(cbnorm.moments(x, axes))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

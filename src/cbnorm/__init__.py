@@ -15,7 +15,8 @@ from cbnorm.groupnorm import (
 )
 from cbnorm.layernorm import layernorm_backward, layernorm_forward
 from cbnorm.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, recompute_stats
-from cbnorm.moments import Moments, PopulationStats, moments
+from cbnorm.moments import Moments, moments, standardize
+from cbnorm.population import PopulationStats
 from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "set_num_threads",
     "set_pool_limit",
     "show_config",
+    "standardize",
     "threads",
 ]

@@ -359,7 +359,12 @@ def check_need(need, tuple names not None):
     return wanted if len(wanted) == 3 else (*wanted, False)
 
 
-def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not None):
+cdef bint has_no_gaps(array):
+    """Whether its numbers fill their memory, in any order of the axes."""
+    return array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis])).flags.c_contiguous
+
+
+def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not None, bint any_order=False):
     """An array for the results. It may be the input named `may_be`, and overlap none of the others."""
     cdef Py_ssize_t i
     if not isinstance(out, cnp.ndarray) or PyType_IsSubtype(type(out), MaskedArray):
@@ -370,9 +375,9 @@ def check_out(out, shape, dtype, may_be, tuple names not None, tuple inputs not 
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not (has_dtype(out, dtype) or out.dtype == dtype):
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
-    if not cnp.PyArray_ISBEHAVED(out) or not cnp.PyArray_IS_C_CONTIGUOUS(out):
+    if not cnp.PyArray_ISBEHAVED(out) or not (cnp.PyArray_IS_C_CONTIGUOUS(out) or any_order and has_no_gaps(out)):
         raise ValueError(
-            "out: expected a C-contiguous, aligned and writeable array, "
+            f"out: expected {'an' if any_order else 'a C-contiguous,'} aligned and writeable array, "
             f"got strides {out.strides}, aligned {out.flags.aligned}, writeable {out.flags.writeable}"
         )
     for i in range(len(inputs)):

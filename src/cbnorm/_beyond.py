@@ -12,7 +12,7 @@ from cbnorm import _kernels
 from cbnorm._results import FLOAT32
 from cbnorm._threads import threads_for
 
-SMALLER, LARGER = 2.0**-60, 2.0**100  # than an x whose x - mean, or 1 / std, float64 does not hold, or not surely
+SMALLER, LARGER = 2.0**-60, 2.0**500  # than an x whose x - mean, or 1 / std, float64 does not hold, or not surely
 
 
 class Room(NamedTuple):
@@ -31,8 +31,8 @@ def rooms(plan, dtype, x, statistics):
     most_mean, most_inv_std, most_m2, least_inv_std = _kernels.active.limits(plan, dtype.itemsize)
     large, small = abs(mean) > most_mean, inv_std > most_inv_std
     large &= np.isfinite(mean) & plan.statistics_given  # else the mean is among the numbers
+    large |= (m2 >= most_m2) & np.isfinite(m2) & (not plan.statistics_given)
     if dtype is FLOAT32:
-        large |= (m2 >= most_m2) & np.isfinite(m2) & (not plan.statistics_given)
         beyond = large | small
         return [Room(beyond[:, np.newaxis], plan, widened(x), statistics, 1.0)] if beyond.any() else []
     large |= (inv_std > 0) & (inv_std < least_inv_std)

@@ -145,6 +145,16 @@ def take_statistics(plan: Plan, mean: ArrayLike, mean_lo: ArrayLike, m2: ArrayLi
     return statistics
 
 
+def normalize(plan, x, values, y, gamma, beta, statistics, moving) -> bool:
+    """Run the kernels on `values`, the x that they can read; whether the dtype does not hold what some set needs."""
+    beyond = _kernels.active.forward(plan, values, y, gamma, beta, statistics, moving, threads_for(values.size))
+    if beyond:
+        if same_memory(values, y):  # channels beyond kept their x, rows did not
+            values = contiguous(x, values.dtype) if plan.groups else y
+        forward_beyond(plan, values, y, gamma, beta, statistics)
+    return beyond
+
+
 def forward(
     kind: str,
     plan: Plan,
@@ -177,11 +187,7 @@ def forward(
     else:
         if statistics is None:
             statistics = statistics_for(plan.sets)
-        threads = threads_for(x.size)
-        beyond = _kernels.active.forward(plan, values, y, kernel_gamma, kernel_beta, statistics, moving, threads)
-        if beyond:
-            values = y if given and same_memory(values, y) else contiguous(x, compute_dtype)  # y may be where they were
-            forward_beyond(plan, values, y, kernel_gamma, kernel_beta, statistics)
+        beyond = normalize(plan, x, values, y, kernel_gamma, kernel_beta, statistics, moving)
         if plan.sets > MANY and statistics.nbytes > x.nbytes:
             statistics = statistics[[0, 2]] if given else None
     overwritten = given and out is not None and same_memory(out, x)

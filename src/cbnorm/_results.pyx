@@ -51,16 +51,17 @@ cpdef copy_of(cnp.ndarray array, cnp.dtype dtype):
     return copy
 
 
-cdef int copy_into(cnp.ndarray copy, cnp.ndarray array) except -1:
+cpdef int copy_into(cnp.ndarray copy, cnp.ndarray array) except -1:
     """Copy as the kernels compute: in silence, so that no warning becomes an error when half is written."""
     cdef int given = cnp.PyArray_TYPE(array), wanted = cnp.PyArray_TYPE(copy)
-    if given == wanted and cnp.PyArray_ISCARRAY_RO(array):      # gamma in each call: NumPy takes 0.1 us to find out
+    cdef bint plain = cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_ISCARRAY_RO(copy)
+    if given == wanted and plain:      # gamma in each call: NumPy takes 0.1 us to find out
         memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
     elif given == wanted or given == cnp.NPY_FLOAT16 or not cnp.PyTypeNum_ISFLOAT(given):    # these never warn
         cnp.PyArray_CopyInto(copy, array)
-    elif given == cnp.NPY_DOUBLE and wanted == cnp.NPY_FLOAT and cnp.PyArray_ISCARRAY_RO(array):
+    elif given == cnp.NPY_DOUBLE and wanted == cnp.NPY_FLOAT and plain:
         convert(<float *>cnp.PyArray_DATA(copy), <const double *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
-    elif given == cnp.NPY_FLOAT and wanted == cnp.NPY_DOUBLE and cnp.PyArray_ISCARRAY_RO(array):
+    elif given == cnp.NPY_FLOAT and wanted == cnp.NPY_DOUBLE and plain:
         convert(<double *>cnp.PyArray_DATA(copy), <const float *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
     else:
         with np.errstate(all="ignore"):     # a microsecond, which the loops above need not
@@ -106,11 +107,14 @@ def float_dtypes(array):
     return HALF if dtype.itemsize == 2 else SINGLE
 
 
+cpdef bint is_readable(cnp.ndarray array, cnp.dtype dtype):
+    """Whether the kernels can read an array as it is, where they compute in this dtype."""
+    return has_dtype(array, dtype) and cnp.PyArray_ISCARRAY_RO(array)
+
+
 cpdef contiguous(cnp.ndarray array, cnp.dtype dtype):
     """The array itself if the kernels can read it as it is, else a copy that is the caller's to overwrite."""
-    if has_dtype(array, dtype) and cnp.PyArray_ISCARRAY_RO(array):
-        return array
-    return copy_of(array, dtype)
+    return array if is_readable(array, dtype) else copy_of(array, dtype)
 
 
 def frozen(array, other=None):

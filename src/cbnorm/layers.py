@@ -16,7 +16,7 @@ from cbnorm.groupnorm import (
     instancenorm_forward,
 )
 from cbnorm.layernorm import layernorm_backward, layernorm_forward
-from cbnorm.moments import PopulationStats
+from cbnorm.population import PopulationStats
 from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "Layer", "LayerNorm", "RMSNorm", "recompute_stats"]

@@ -1,37 +1,23 @@
-"""Mean and variance in one pass, and population statistics gathered batch by batch.
+"""Mean and variance in one pass over any axes, and what is standardized by them.
 
 Sets merge by Chan's formula, in `_merge.py`. A mean is the unevaluated sum mean + mean_lo: rounded to one float64, each
 merge would lose digits of the deviations.
 """
 
 import math
-import os
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import (
-    as_array,
-    as_numbers,
-    check_axis,
-    check_integer,
-    check_nonnegative,
-    check_number,
-    copy_numbers,
-)
-from cbnorm._calls import find_statistics
+from cbnorm._arrays import as_numbers, check_flag, check_integer, check_nonnegative, check_number, copy_numbers
+from cbnorm._axes import Channels, check_axes
+from cbnorm._calls import find_statistics, take_statistics
 from cbnorm._merge import QUIET, merge, two_sum_error
-from cbnorm._plan import plan_channels
-from cbnorm._record import MOST_VALUES, Record, is_start_of_sum
+from cbnorm._plan import Plan
+from cbnorm._record import MOST_VALUES, Record
 from cbnorm._results import contiguous, float_dtypes
-
-_gathering = threading.Lock()  # held for the microseconds in which population statistics take a batch in: one for all
-if hasattr(os, "register_at_fork"):  # a child finds the lock free, and no batch half taken in
-    os.register_at_fork(
-        before=_gathering.acquire, after_in_parent=_gathering.release, after_in_child=_gathering.release
-    )
+from cbnorm._standardize import standardized, unstandardized
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,7 +44,8 @@ class Moments(Record):
     -----
     The arrays are copies of those given, and read-only. Merging loses nothing: in float64 the mean and the standard
     deviation stay right to 1e-12 of the latter where it is a millionth of the mean, also over a million
-    merges of single rows.
+    merges of single rows. `m2` is what float64 holds of it: deviations below 1e-154 vanish in it, and from some 1e154
+    on it is infinite. Only functions that see x do better there, such as `batchnorm_forward` and `standardize`.
 
     Examples
     --------
@@ -109,15 +96,110 @@ class Moments(Record):
         ValueError, TypeError
             If `ddof` is not a number.
         """
-        degrees = self.count - check_number("ddof", ddof, -math.inf, math.inf)
-        if degrees <= 0:
-            return np.full_like(self.mean, np.nan)
+        degrees = self._degrees(ddof)
         with QUIET():
             return self.m2 / degrees
 
     def std(self, ddof: float = 0) -> NDArray[np.float64]:
         """Return the square root of `var`, in the units of x."""
         return np.sqrt(self.var(ddof))
+
+    def standardize(
+        self, x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray | None = None
+    ) -> NDArray:
+        """(x - mean) / std with this mean and std: other data on the scale of those that the moments are of.
+
+        Parameters
+        ----------
+        x : array_like
+            Any dtype that `cbnorm.standardize` takes.
+        axis : int, tuple of ints, or None
+            The axes that the moments were taken over; the others have their lengths.
+        ddof : float
+            As in `var`.
+        out : ndarray, optional
+            Where y goes: the shape and dtype of y, without gaps, in any order of the axes. It may be x.
+
+        Returns
+        -------
+        ndarray
+            y, the shape of x; its dtype, or float64 for integers. 0 where std is 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `x` or `out` do not fit, or there is no value to have a mean; nothing is written then.
+
+        Examples
+        --------
+        >>> import numpy as np, cbnorm
+        >>> z, m = cbnorm.standardize(np.array([[1.0, 10.0], [3.0, 30.0]]))
+        >>> m.standardize([[5.0, 10.0]])
+        array([[ 3., -1.]])
+        """
+        x, view = self._view("x", x, axis)
+        degrees = self._degrees(ddof)
+        mean, mean_lo, m2 = (view.of_channels(each) for each in (self.mean, self.mean_lo, self.m2))
+        m2 = np.where(np.isinf(m2), np.nan, m2)  # too large for a float
+
+        def find_plan(seen):
+            return seen.plan(statistics_given=True, count=degrees)
+
+        statistics = take_statistics(find_plan(view), mean, mean_lo, m2)
+        return standardized(x, view, out, find_plan, statistics)[0]
+
+    def unstandardize(
+        self, y: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray | None = None
+    ) -> NDArray:
+        """Return y·std + mean: what `standardize` took away, also from a y of other data.
+
+        Parameters
+        ----------
+        y : array_like
+            Real numbers.
+        axis, ddof, out
+            As in `standardize`; `out` may be y.
+
+        Returns
+        -------
+        ndarray
+            The shape of y; its dtype, or float64 for integers. Computed in float64 and rounded once.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `y` or `out` do not fit, or there is no value to have a mean; nothing is written then.
+
+        Examples
+        --------
+        >>> import numpy as np, cbnorm
+        >>> z, m = cbnorm.standardize(np.array([[1.0, 10.0], [3.0, 30.0]]))
+        >>> m.unstandardize(z)
+        array([[ 1., 10.],
+               [ 3., 30.]])
+        """
+        y, view = self._view("y", y, axis)
+        self._degrees(ddof)
+        along = [1 if number in view.reduced else length for number, length in enumerate(y.shape)]
+        mean, mean_lo, std = (each.reshape(along) for each in (self.mean, self.mean_lo, self.std(ddof)))
+        return unstandardized(y, mean, mean_lo, std, out)
+
+    def _view(self, name, array, axis):
+        array = as_numbers(name, array)
+        view = Channels(array, check_axes(axis, array.ndim))
+        kept_as_1 = tuple(1 if number in view.reduced else n for number, n in enumerate(array.shape))
+        if self.mean.shape not in (view.shape, kept_as_1):
+            raise ValueError(
+                f"{name}: expected shape {self.mean.shape} without axis {axis}, the shape of mean, got {array.shape}"
+            )
+        if self.count == 0 and array.size:
+            raise ValueError("Moments: expected a count of at least 1 to standardize with, got 0")
+        return array, view
+
+    def _degrees(self, ddof):
+        """What m2 is divided by; NaN where that gives no variance."""
+        degrees = self.count - check_number("ddof", ddof, -math.inf, math.inf)
+        return degrees if degrees > 0 else math.nan
 
     def __add__(self, other):
         """Return the moments of both sets of values together."""
@@ -134,16 +216,18 @@ class Moments(Record):
         return Moments._of(count=self.count + other.count, mean=mean, m2=m2, mean_lo=mean_lo)
 
 
-def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
+def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: bool = False) -> Moments:
     """Count, mean and variance over any axes, in one pass over the data.
 
     Parameters
     ----------
     x : array_like
-        Any shape and real dtype. C-contiguous float32 and float64 are read where they are, as long as
-        the axes that remain lie next to each other; anything else goes through one copy.
+        Any shape and real dtype. float32 and float64 without gaps are read where they are, in any order of the axes,
+        as long as those that remain lie next to each other in memory; anything else goes through one copy.
     axis : int, tuple of ints, or None
         The axes reduced, as in NumPy; None is all of them.
+    keepdims : bool
+        Whether the axes reduced stay, with length 1, so that the arrays broadcast to x.
 
     Returns
     -------
@@ -170,37 +254,104 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0) -> Moments:
     (array([1000000.,       0.]), array([1., 0.]))
     """
     x = as_numbers("x", x)
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    reduced = [check_axis(number, x.ndim) for number in axes]
-    if len(set(reduced)) != len(reduced):
-        raise ValueError(f"axis: expected each axis once, got {axis!r}")
-    kept = [number for number in range(x.ndim) if number not in reduced]
-    shape = tuple(x.shape[number] for number in kept)
-    if kept and kept[-1] - kept[0] >= len(kept):  # reduced axes between them: bring these to the front
-        x = x.transpose(sorted(reduced) + kept)
-        kept = list(range(len(reduced), x.ndim))
-    first, last = (kept[0], kept[-1] + 1) if kept else (0, 0)
-    outer, channels, inner = (math.prod(part) for part in (x.shape[:first], shape, x.shape[last:]))
-    return moments_of_channels(x, plan_channels((outer, channels, inner), 1), shape)
+    view = Channels(x, check_axes(axis, x.ndim))
+    shape = view.shape
+    if check_flag("keepdims", keepdims):
+        shape = tuple(1 if number in view.reduced else length for number, length in enumerate(x.shape))
+    x, pivot = centred(view.arranged(x), view.plan())
+    statistics = find_statistics(view.plan(), contiguous(x, float_dtypes(x)[0]))
+    return moments_from(statistics, view.count, pivot, lambda values: view.by_channel(values).reshape(shape))
 
 
-def moments_of_channels(x, plan, shape):
-    """Those of each channel of an array, seen by plan, in a shape of their own."""
-    pivot = None
+def moments_of_channels(x: NDArray, plan: Plan) -> Moments:
+    """(channels,), those of each channel of an array that is seen by a plan."""
+    x, pivot = centred(x, plan)
+    return moments_from(find_statistics(plan, contiguous(x, float_dtypes(x)[0])), plan.outer * plan.inner, pivot)
+
+
+def standardize(
+    x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray | None = None
+) -> tuple[NDArray, Moments]:
+    """(x - mean) / std over any axes: data of mean 0 and variance 1, whatever their offset.
+
+    Parameters
+    ----------
+    x : array_like
+        Any shape and real dtype; float16 is computed in float32. Read where it is, as by `moments`.
+    axis : int, tuple of ints, or None
+        The axes that share a mean and a std, as in NumPy: 0 standardizes each column of a table, None the whole array.
+    ddof : float
+        0 for the biased variance, 1 for the unbiased one.
+    out : ndarray, optional
+        Where y goes: the shape and dtype of y, without gaps, in any order of the axes. It may be x: in place.
+
+    Returns
+    -------
+    y : ndarray
+        The shape of x, and its order in memory unless axes reduced lie between others; its dtype, or float64 for integers. Equal values give 0, as does a
+        single one; NaN stays in its own channel.
+    moments : Moments
+        Of x, in the shape of the axes that remain: ``moments.standardize`` does the same to other data,
+        ``moments.unstandardize`` leads back.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described; nothing is written then.
+
+    See Also
+    --------
+    batchnorm_forward : with eps, gamma and beta, and what a gradient needs.
+
+    Notes
+    -----
+    Takes no memory but that of y, a few numbers a channel, and a copy of what the kernels cannot read.
+
+    Examples
+    --------
+    >>> import numpy as np, cbnorm
+    >>> x = np.float32([[1e6 - 1, 5], [1e6 + 1, 5]])
+    >>> y, m = cbnorm.standardize(x)
+    >>> y
+    array([[-1.,  0.],
+           [ 1.,  0.]], dtype=float32)
+    >>> m.mean, m.std()
+    (array([1.e+06, 5.e+00]), array([1., 0.]))
+    >>> images = np.ones((8, 32, 32, 3), np.float32)
+    >>> y, m = cbnorm.standardize(images, axis=(0, 1, 2), out=images)  # in place, with a mean of each colour
+    """
+    x = as_numbers("x", x)
+    axes = check_axes(axis, x.ndim)
+    ddof = check_number("ddof", ddof, -math.inf, math.inf)
+    view = Channels(x, axes)
+    centred_x, pivot = centred(view.arranged(x), view.plan())
+    if pivot is not None:
+        x = view.restored(centred_x.reshape(view.arranged(x).shape))
+        view = Channels(x, axes)
+    degrees = view.count - ddof
+    y, statistics, view = standardized(x, view, out, lambda seen: seen.plan(count=degrees if degrees > 0 else math.nan))
+    return y, moments_from(statistics, view.count, pivot, view.by_channel)
+
+
+def centred(x, plan):
+    """Integers that float64 rounds, less the first of their channel; else x itself, and None."""
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8 and x.size:
-        x, pivot = centred_integers(x, plan)
-    statistics = find_statistics(plan, contiguous(x, float_dtypes(x)[0]))
-    count = plan.outer * plan.inner
+        return centred_integers(x, plan)
+    return x, None
+
+
+def moments_from(statistics, count, pivot=None, shaped=lambda values: values):
+    """Those that the kernels found, with the pivot back; `shaped` brings (channels,) to their shape."""
+    mean, mean_lo, m2 = statistics[:3]
     if count == 0:
-        statistics[0] = np.nan
-    mean, mean_lo, m2, _ = (row.reshape(shape) for row in statistics)
+        mean[:] = np.nan
     if pivot is not None:
         low = pivot % 2048
-        high = (pivot - low).astype(np.float64).reshape(shape)  # of 53 bits, so exactly
-        step = low.reshape(shape) + mean + mean_lo
+        high = (pivot - low).astype(np.float64)  # of 53 bits, so exactly
+        step = low + mean + mean_lo
         mean = high + step
         mean_lo = two_sum_error(high, step, mean)
-    return Moments._of(count=count, mean=mean, m2=m2, mean_lo=mean_lo)
+    return Moments._of(count=count, mean=shaped(mean), m2=shaped(m2), mean_lo=shaped(mean_lo))
 
 
 def centred_integers(x, plan):
@@ -217,135 +368,10 @@ def centred_integers(x, plan):
     return np.where(fits, deviations, x.astype(np.float64)), np.where(fits, first, 0).ravel()
 
 
-class PopulationStats:
-    """Mean and variance of a whole data set, gathered batch by batch, for test time.
+def __getattr__(name):
+    """Pickles of version 0.1 look for it here."""
+    if name == "PopulationStats":
+        from cbnorm.population import PopulationStats
 
-    Batches may have different sizes, and be empty. Each value counts once, and the spread between the batch
-    means is part of the variance. Gathered parts merge with ``+`` and ``sum``. Several threads may update one: none of
-    their batches is lost.
-
-    Parameters
-    ----------
-    axis : int
-        The channel axis of the batches: 1 for (N, D) and (N, C, H, W), -1 for (N, H, W, C).
-
-    Attributes
-    ----------
-    count : int
-        Values a channel so far.
-    batches : int
-        Batches so far, without the empty ones.
-
-    Raises
-    ------
-    TypeError
-        If `axis` is not an integer.
-
-    Examples
-    --------
-    >>> import numpy as np, cbnorm
-    >>> p = cbnorm.PopulationStats()
-    >>> p.update(np.array([[1.0], [2.0]]))
-    >>> p.update(np.array([[6.0]]))
-    >>> p.mean, p.var()
-    (array([3.]), array([4.66666667]))
-    """
-
-    def __init__(self, axis: int = 1):
-        self.axis = check_integer("axis", axis)
-        self.batches = 0
-        self._pooled = None  # Moments of all values
-        self._sum_mean = self._sum_var = 0.0
-
-    def update(self, x: ArrayLike) -> None:
-        """Take in a batch.
-
-        Parameters
-        ----------
-        x : array_like
-            At least two axes; the channel axis has the same length in every batch.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If `x` is not such an array; nothing has changed then.
-        """
-        x = as_array(x, 2)
-        axis = check_axis(self.axis, x.ndim)
-        self._check_channels(x, axis)
-        batch = moments_of_channels(x, plan_channels(x.shape, axis), (x.shape[axis],))
-        with _gathering, QUIET():
-            self._check_channels(x, axis)  # another thread may have been first
-            self._pooled = batch if self._pooled is None else self._pooled + batch
-            if batch.count:
-                self.batches += 1
-                self._sum_mean = self._sum_mean + batch.mean
-                self._sum_var = self._sum_var + batch.var()
-
-    def _check_channels(self, x, axis):
-        if self._pooled is not None and x.shape[axis] != self._pooled.mean.size:
-            raise ValueError(f"x: expected {self._pooled.mean.size} channels on axis {axis}, got shape {x.shape}")
-
-    def __getstate__(self):
-        """Return what is pickled and copied, not between two steps of an `update`."""
-        with _gathering:
-            return vars(self).copy()
-
-    @property
-    def count(self) -> int:
-        """Values a channel so far."""
-        return self._pooled.count if self._pooled is not None else 0
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """(channels,), read-only: the mean of all values."""
-        return self._gathered().mean
-
-    def var(self, ddof: float = 0) -> NDArray[np.float64]:
-        """Variance of all values, (channels,); `ddof` as in `Moments.var`."""
-        return self._gathered().var(ddof)
-
-    def batch_average(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the textbook form: averages over batches, whatever their sizes.
-
-        Returns
-        -------
-        mean : ndarray
-            (channels,): (1/B) Σ mean_i over the B batches.
-        var : ndarray
-            (channels,): (1/(B-1)) Σ var_i, with the biased var_i of each batch.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than two batches.
-        """
-        with _gathering:
-            batches, sum_mean, sum_var = self.batches, self._sum_mean, self._sum_var
-        if batches < 2:
-            raise ValueError(f"batch_average: expected at least 2 batches, got {batches}")
-        with QUIET():
-            return sum_mean / batches, sum_var / (batches - 1)
-
-    def _gathered(self):
-        if not self.count:
-            raise ValueError("PopulationStats: expected at least one value a channel before it is read, got none")
-        return self._pooled
-
-    def __add__(self, other):
-        """Return the statistics of both data sets together."""
-        if not isinstance(other, PopulationStats):
-            return NotImplemented
-        both = PopulationStats(self.axis)
-        with _gathering, QUIET():
-            for part in (self, other):
-                if part._pooled is not None:
-                    both._pooled = part._pooled if both._pooled is None else both._pooled + part._pooled
-                    both.batches += part.batches
-                    both._sum_mean = both._sum_mean + part._sum_mean
-                    both._sum_var = both._sum_var + part._sum_var
-        return both
-
-    def __radd__(self, other):
-        """Return a copy of these statistics: `sum` begins with 0."""
-        return PopulationStats(self.axis) + self if is_start_of_sum(other) else NotImplemented
+        return PopulationStats
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

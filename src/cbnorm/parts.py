@@ -116,7 +116,7 @@ def moments(x: ArrayLike, axis: int = 1) -> Moments:
     """
     x = as_array(x, 2)
     plan = plan_channels(x.shape, check_axis(axis, x.ndim))
-    return moments_of_channels(x, plan, plan.statistics_shape)
+    return moments_of_channels(x, plan)
 
 
 def normalize(

@@ -7,8 +7,8 @@
 # C. The mean of values with infinities of one sign is that infinity; of both, or with NaN, it is NaN. m2 is NaN.
 # D. Where eps is not tiny, squares that vanish change nothing.
 # E. An array's dtype does not hold the factors of some sets, nor x - mean, where it holds y: `beyond` says that there
-#    are such, and the caller computes them in float64, or from smaller x (_beyond.py). Given statistics leave x of such
-#    a set as it is: y may be in its place. The same where float32 does not hold the sum of four dout.
+#    are such, and the caller computes them elsewhere (_beyond.py). Where y may be in the place of x, such channels keep
+#    their x. The same where float32 does not hold the sum of four dout.
 
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX
 from libc.math cimport NAN, fabs, ilogb, isfinite, scalbn, sqrt
@@ -28,6 +28,7 @@ cdef enum:
     MOST_MEAN = 103     # 2^103 is less than half the distance of FLT_MAX to its neighbour: x - mean fits for any x
     MOST_MEAN_OF_DOUBLES = 969      # and of DBL_MAX
     MOST_INV_STD = 118  # leaves room for gamma
+    MOST_INV_STD_OF_DOUBLES = 900   # and for the gradient's sums
     MOST_STD_OF_DOUBLES = 1020      # times the square root of the count: then x - mean may not fit
     MOST_EXPONENT = 1024
 
@@ -106,7 +107,7 @@ cdef void scale_moments(
     facts.m2[number] = scalbn(squares, 2 * exponent)
     eps = scalbn(facts.eps, -2 * exponent)
     if eps <= DBL_MAX:          # else the variance is nothing beside it
-        facts.inv_std[number] = scalbn(inverse_std(squares / count, eps), -exponent)
+        facts.inv_std[number] = scalbn(inverse_std(squares / facts.count, eps), -exponent)
 
 
 cdef void look_again_at(const floating *x, const Facts *facts, Py_ssize_t number) noexcept nogil:
@@ -126,50 +127,53 @@ cdef void set_limits(Facts *facts, bint is_float) noexcept nogil:
     """Of m2: outside them a set is looked at again."""
     cdef double least = 1e-71 if is_float else DBL_MIN              # of a variance that 1 / std fits
     facts.least_m2 = 0 if facts.eps > least * 1e17 else least * facts.count
-    facts.most_m2 = <double>FLT_MAX * FLT_MAX if is_float else DBL_MAX      # beyond, x - mean may not fit
+    facts.most_m2 = <double>FLT_MAX * FLT_MAX if is_float else DBL_MAX      # from there on x - mean may not fit
     facts.most_mean = scalbn(1, MOST_MEAN if is_float else MOST_MEAN_OF_DOUBLES)
-    facts.most_inv_std = scalbn(1, MOST_INV_STD) if is_float else DBL_MAX
+    facts.most_inv_std = scalbn(1, MOST_INV_STD if is_float else MOST_INV_STD_OF_DOUBLES)
     facts.least_inv_std = 0 if is_float else scalbn(sqrt(facts.count), -MOST_STD_OF_DOUBLES)
 
 
-cdef void look_again_at_odd(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline bint is_beyond(const Facts *facts, Py_ssize_t number) noexcept nogil:
+    """Whether the array's dtype does not hold 1 / std, or x - mean of any x; NaN and infinities it holds."""
+    cdef double mean = facts.mean[number], m2 = facts.m2[number], inv_std = facts.inv_std[number]
+    if facts.statistics_given:
+        return (fabs(mean) > facts.most_mean) & (fabs(mean) <= DBL_MAX) | (inv_std > facts.most_inv_std)
+    return (
+        (inv_std > facts.most_inv_std) | (m2 >= facts.most_m2) & (m2 <= DBL_MAX)
+        | (inv_std > 0) & (inv_std < facts.least_inv_std))
+
+
+cdef bint look_again_at_odd(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef const Facts *facts = &call.facts
-    cdef bint is_float = sizeof(call.x[0]) == sizeof(float)
+    cdef double least = 0 if sizeof(call.x[0]) == sizeof(float) else facts.least_m2
     cdef Py_ssize_t number
+    cdef bint beyond = False
     for number in range(first, last):
-        if not (facts.m2[number] >= (0 if is_float else facts.least_m2) and facts.m2[number] <= DBL_MAX):
+        if not (facts.m2[number] >= least and facts.m2[number] <= DBL_MAX):
             look_again_at(call.x, facts, number)
-        if (
-            facts.inv_std[number] > facts.most_inv_std
-            or (is_float and facts.most_m2 <= facts.m2[number] <= DBL_MAX)
-            or 0 < facts.inv_std[number] < facts.least_inv_std
-        ):
-            note(facts.beyond)
+        beyond |= is_beyond(facts, number)
+    if beyond:
+        note(facts.beyond)
+    return beyond
 
 
-cdef inline void look_again(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Sets first to last - 1, whose moments and inv_std were found."""
+cdef inline bint look_again(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """At sets first to last - 1, whose moments and inv_std were found. Whether some are beyond the array's dtype."""
     cdef double least = call.facts.least_m2, most = call.facts.most_m2
     cdef const double *m2 = call.facts.m2
     cdef Py_ssize_t number
     cdef bint plain = True
     for number in range(first, last):
         plain &= (m2[number] >= least) & (m2[number] <= most)
-    if not plain:
-        look_again_at_odd(call, first, last)
-
-
-cdef inline bint is_beyond(double mean, double inv_std, double most_mean, double most_inv_std) noexcept nogil:
-    return (fabs(mean) > most_mean) & (fabs(mean) <= DBL_MAX) | (inv_std > most_inv_std)
+    return not plain and look_again_at_odd(call, first, last)
 
 
 cdef bint look_at_given(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Whether the array's dtype does not hold what was given, or x - mean of any x; NaN and infinities it holds."""
+    """The same, of statistics that were given."""
     cdef Py_ssize_t channel
-    cdef double most_mean = facts.most_mean, most_inv_std = facts.most_inv_std
     cdef bint beyond = False
     for channel in range(first, last):
-        beyond |= is_beyond(facts.mean[channel], facts.inv_std[channel], most_mean, most_inv_std)
+        beyond |= is_beyond(facts, channel)
     if beyond:
         note(facts.beyond)
     return beyond
@@ -180,7 +184,7 @@ cdef void keep_beyond(const Call *call, Py_ssize_t first, Py_ssize_t last) noexc
     cdef const Facts *facts = &call.facts
     cdef Py_ssize_t channel, stride = facts.factor_stride
     for channel in range(first, last):
-        if is_beyond(facts.mean[channel], facts.inv_std[channel], facts.most_mean, facts.most_inv_std):
+        if is_beyond(facts, channel):
             call.factors[MEAN_HI * stride + channel] = 0
             call.factors[MEAN_LO * stride + channel] = 0
             call.factors[SCALE * stride + channel] = 1

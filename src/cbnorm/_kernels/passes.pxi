@@ -42,7 +42,7 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
     if facts.statistics_given:
         beyond = look_at_given(facts, first, last)
     else:
-        look_again(call, first, last)
+        beyond = look_again(call, first, last)
         if facts.walk != ROWS:
             update_averages(facts, first, last)
     if call.out == NULL:
@@ -51,7 +51,7 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
         factor_xhat(call, first, last, 0)
         return
     factor_y(call, first, last)
-    if beyond:
+    if beyond and (facts.statistics_given or facts.store == IN_PLACE):
         keep_beyond(call, first, last)
     if facts.walk == COLUMNS:
         repeat_factors(call, Y_KINDS, first, last)
