@@ -288,8 +288,8 @@ def standardize(
     Returns
     -------
     y : ndarray
-        The shape of x, and its order in memory unless axes reduced lie between others; its dtype, or float64 for integers. Equal values give 0, as does a
-        single one; NaN stays in its own channel.
+        The shape of x, and its order in memory unless axes reduced lie between others; its dtype, or float64 for
+        integers. Equal values give 0, as does a single one; NaN stays in its own channel.
     moments : Moments
         Of x, in the shape of the axes that remain: ``moments.standardize`` does the same to other data,
         ``moments.unstandardize`` leads back.
