@@ -22,6 +22,14 @@ DIRECTIVES = {
 }
 FLAGS = [
     "-O3",
+    # Whatever CFLAGS say: these would change results, turn NaN into 0, and set the whole process to flush to zero. The
+    # linker gets them too: it would add the code for the latter.
+    "-fno-fast-math",
+    "-fno-unsafe-math-optimizations",
+    "-fno-associative-math",
+    "-fno-reciprocal-math",
+    "-fno-finite-math-only",
+    "-fsigned-zeros",
     "-ffp-contract=off",  # fused multiply-adds would give each build other bits
     "-fno-math-errno",  # lets sqrt vectorize; changes no value
     "-fno-trapping-math",  # lets comparisons vectorize; changes no value
@@ -58,10 +66,15 @@ class BuildKernels(build_ext):
             wanted = os.environ.get("CBNORM_OPENMP") != "0"
             openmp = ["-fopenmp"] if wanted and self.has_openmp() else []
             flags = FLAGS + (GCC_FLAGS if self.takes(["-Werror", *GCC_FLAGS]) else [])
-            checks = SANITIZE_FLAGS if SANITIZERS else []
+            if SANITIZERS:
+                checks = SANITIZE_FLAGS
+            elif "-g" in os.environ.get("CFLAGS", ""):
+                checks = []
+            else:
+                checks = ["-g0"]  # Python's own flags have -g, which makes files four times as large
             for extension in self.extensions:
                 extension.extra_compile_args += flags + checks
-                extension.extra_link_args += checks
+                extension.extra_link_args += flags + checks
                 if extension.name.startswith(("cbnorm._kernels.", "cbnorm._openmp")):  # no others load OpenMP
                     extension.extra_compile_args += openmp
                     extension.extra_link_args += openmp

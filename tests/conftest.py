@@ -15,9 +15,9 @@ SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave tests marked slow or huge aside, unless -m asks for them; and what a sanitizer would disturb."""
+    """Leave tests marked slow, huge or frozen aside, unless -m asks for them; and what a sanitizer would disturb."""
     asked = config.getoption("-m")
-    aside = [name for name in ("slow", "huge") if name not in asked]
+    aside = [name for name in ("slow", "huge", "frozen") if name not in asked]
     for item in items:
         marker = item.get_closest_marker("not_sanitized")
         if SANITIZED and marker:

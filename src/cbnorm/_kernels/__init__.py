@@ -19,6 +19,17 @@ def use(name):
     active_name = name
 
 
+def _for_those_who_freeze_applications():
+    """Never called: names what is imported by name, and by compiled modules, for tools that read imports."""
+    from cbnorm import _environment, _memory  # noqa: F401
+    from cbnorm._kernels import avx2, avx512, baseline  # noqa: F401
+
+
+if not supported_builds():
+    raise ImportError("cbnorm: this CPU is too old, expected one with SSE4.2 and POPCNT (x86-64-v2)")
 if not BUILDS:
-    raise ImportError("cbnorm needs a CPU with SSE4.2 and POPCNT (x86-64-v2)")
+    raise ImportError(
+        f"cbnorm: no kernel file found for this Python, expected {' or '.join(supported_builds())} in {__path__[0]}; a "
+        "source tree is built by `pip install -e .`, a frozen application must hold the module cbnorm._kernels.baseline"
+    )
 use(os.environ.get("CBNORM_KERNELS") or BUILDS[-1])
