@@ -21,17 +21,13 @@ def main(sdist, wheel):
     root = Path(__file__).parents[1]
     with tarfile.open(sdist) as file:
         sizes = {member.name.partition("/")[2]: member.size for member in file.getmembers() if member.isfile()}
-    sources = {
-        str(path.relative_to(root)) for pattern in ("*.p[yx]*", "*.h") for path in root.joinpath("src").rglob(pattern)
-    }
-    sources = {name for name in sources if not name.endswith((".pyc", ".pyi")) and "egg-info" not in name}
+    found = [path for pattern in ("*.p[yx]*", "*.h") for path in root.joinpath("src").rglob(pattern)]
+    sources = {str(path.relative_to(root)) for path in found if path.suffix != ".pyc"}
     missing = (NEEDED | sources) - set(sizes)
     generated = [
         name
         for name in sizes
-        if name.endswith((".so", ".pyc"))
-        or (name.startswith("src/") and name.endswith(".c"))
-        or "asv_bench/results/" in name
+        if name.endswith((".so", ".pyc")) or "asv_bench/results/" in name or (name[:4] == "src/" and name[-2:] == ".c")
     ]
     pictures = sum(size for name, size in sizes.items() if name.endswith(".png"))
     with zipfile.ZipFile(wheel) as file:
@@ -44,11 +40,10 @@ def main(sdist, wheel):
         "the wheel holds sources": compiled_from,
         "it has a file above 1 MB, with debug information?": [largest.filename] if largest.file_size > 1e6 else [],
     }
-    found = [f"{what}: {sorted(map(str, names))}" for what, names in problems.items() if names]
-    print(
-        f"{Path(sdist).name} {Path(sdist).stat().st_size:,} bytes, {Path(wheel).name} {Path(wheel).stat().st_size:,} bytes"
-    )
-    sys.exit("\n".join(found))
+    bad = [f"{what}: {sorted(map(str, names))}" for what, names in problems.items() if names]
+    for path in map(Path, (sdist, wheel)):
+        print(f"{path.name} {path.stat().st_size:,} bytes")
+    sys.exit("\n".join(bad))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,12 @@ def test_missing_kernels_are_told_from_an_old_cpu(tmp_path):
 
 
 def test_an_old_cpu_is_named(tmp_path):
-    code = "import cbnorm._cpu as cpu; cpu.supported_builds = lambda: []; import importlib, cbnorm._kernels as k; importlib.reload(k)"
+    code = """
+import importlib
+from cbnorm import _cpu, _kernels
+_cpu.supported_builds = lambda: []
+importlib.reload(_kernels)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "ImportError: cbnorm: this CPU is too old, expected one with SSE4.2 and POPCNT" in done.stderr
 
