@@ -7,7 +7,7 @@ float64. Run as `python examples/offset_errors.py`; PyTorch's columns appear whe
 import numpy as np
 
 import cbnorm
-from cbnorm.cli import formulas
+from cbnorm._cli import formulas
 
 
 def libraries():

@@ -99,7 +99,7 @@ BAD_FORWARD = [
     *(
         (name, np.ones(shape), ValueError, f"expected shape (3,), got {shape}")
         for name in ("gamma", "beta", "moving_mean", "moving_var")
-        for shape in [(), (0,), (1,), (2,), (4,), (1, 3), (3, 1), SHAPE]
+        for shape in [(), (0,), (1,), (2,), (4,), (2, 3), (3, 1), (1, 1, 3), SHAPE]
     ),
     ("gamma", np.ones(3), ValueError, "expected shape (4,), got (3,)", {"axis": 0}),
     ("moving_var", [1.0, -1e-9, 1.0], ValueError, "expected no negative number, got -1e-09"),

@@ -23,7 +23,7 @@ def run_without(modules, arguments):
     return run_python(
         "import sys\n"
         f"for name in {modules!r}: sys.modules[name] = None\n"
-        "from cbnorm.cli import main\n"
+        "from cbnorm._cli import main\n"
         f"sys.exit(main({arguments!r}))"
     )
 
@@ -62,7 +62,7 @@ def test_info_needs_no_extras():
 def test_nothing_heavy_is_imported_for_an_error_or_help(arguments):
     done = run_python(
         "import sys\n"
-        "from cbnorm.cli import main\n"
+        "from cbnorm._cli import main\n"
         "try:\n"
         f"    main({arguments!r})\n"
         "except SystemExit:\n"

@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-import cbnorm.cli
-from cbnorm.cli.bench import measure
-from cbnorm.cli.bench.cases import OPERATIONS, Shape
-from cbnorm.cli.bench.peers import PEERS, installed_peers
-from cbnorm.cli.bench.peers.numpy import NumPy
-from cbnorm.cli.bench.peers.peer import Calls, Peer
+import cbnorm._cli
+from cbnorm._cli.bench import measure
+from cbnorm._cli.bench.cases import OPERATIONS, Shape
+from cbnorm._cli.bench.peers import PEERS, installed_peers
+from cbnorm._cli.bench.peers.numpy import NumPy
+from cbnorm._cli.bench.peers.peer import Calls, Peer
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -47,7 +47,7 @@ def measure_line(operation, shape, peers=(), dtype="float32", num_threads=2):
 def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measure, "LEAST_RUNS", 1)
-    assert cbnorm.cli.main([*QUICK, "--shape", "64x3", "--shape", "2x7x7x32@-1", "--shape", "2x32x7x7"]) == 0
+    assert cbnorm._cli.main([*QUICK, "--shape", "64x3", "--shape", "2x7x7x32@-1", "--shape", "2x32x7x7"]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert max(map(len, lines)) <= 100
@@ -68,7 +68,7 @@ def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypa
 def test_json_holds_every_minimum(tmp_path, capsys):
     path = tmp_path / "numbers.json"
     arguments = ["--operation", "train", "--operation", "backward", "--shape", "2x16x3x3", "--threads", "1"]
-    assert cbnorm.cli.main([*QUICK, *arguments, "--dtype", "float64", "--json", str(path)]) == 0
+    assert cbnorm._cli.main([*QUICK, *arguments, "--dtype", "float64", "--json", str(path)]) == 0
     assert str(path) in capsys.readouterr().out
     found = json.loads(path.read_text())
     assert (found["dtype"], found["num_threads"], found["peers"]) == ("float64", 1, ["numpy"])
@@ -88,7 +88,7 @@ def test_json_holds_every_minimum(tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "start"), [("picture.svg", b"<?xml"), ("picture", b"\x89PNG\r\n")])
 def test_picture_ending_sets_the_format(tmp_path, capsys, name, start):
-    assert cbnorm.cli.main([*QUICK, "--operation", "test", "--shape", "64x3", "--plot", str(tmp_path / name)]) == 0
+    assert cbnorm._cli.main([*QUICK, "--operation", "test", "--shape", "64x3", "--plot", str(tmp_path / name)]) == 0
     assert (tmp_path / name).read_bytes().startswith(start)
     assert name in capsys.readouterr().out.replace("\n", "")
 
@@ -113,7 +113,7 @@ def test_picture_ending_sets_the_format(tmp_path, capsys, name, start):
 def test_bad_options_fail_before_the_measurement(tmp_path, monkeypatch, capsys, option, value, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as failure:
-        cbnorm.cli.main(["bench", f"{option}={value}"])
+        cbnorm._cli.main(["bench", f"{option}={value}"])
     assert failure.value.code == 2
     printed = capsys.readouterr()
     assert f"argument {option}: {message}" in printed.err
@@ -131,7 +131,7 @@ def test_bad_options_fail_before_the_measurement(tmp_path, monkeypatch, capsys, 
 )
 def test_shape_that_an_operation_cannot_take(capsys, operation, shape, message):
     with pytest.raises(SystemExit) as failure:
-        cbnorm.cli.main(["bench", "--operation", operation, "--shape", shape])
+        cbnorm._cli.main(["bench", "--operation", operation, "--shape", shape])
     assert failure.value.code == 2
     assert f"argument --shape: {operation}: {message}" in capsys.readouterr().err
 
@@ -147,7 +147,7 @@ def test_shape_that_an_operation_cannot_take(capsys, operation, shape, message):
     ids=["garbage", "nan", "size", "exception"],
 )
 def test_a_wrong_peer_is_reported_and_not_timed(monkeypatch, capsys, tmp_path, result, cell, reason):
-    from cbnorm.cli.bench import report
+    from cbnorm._cli.bench import report
 
     make_wrong(monkeypatch, result)
     results, line = measure_line("train", "64x3", ["numpy", "wrong"])
@@ -177,7 +177,7 @@ def test_a_wrong_cbnorm_is_an_error(monkeypatch, capsys, tmp_path):
     right = cbnorm.batchnorm_forward
     monkeypatch.setattr(cbnorm, "batchnorm_forward", lambda x, *rest, **options: right(x * x, *rest, **options))
     picture = ["--plot", str(tmp_path / "picture.png")]
-    assert cbnorm.cli.main([*QUICK, "--operation", "train", "--shape", "64x3", *picture]) == 1
+    assert cbnorm._cli.main([*QUICK, "--operation", "train", "--shape", "64x3", *picture]) == 1
     assert "cbnorm, train 64x3: differs from float64 by" in capsys.readouterr().out
 
 
@@ -197,7 +197,7 @@ def test_every_installed_peer_agrees(monkeypatch, name, dtype):
 
 def test_a_shape_is_left_out_for_operations_that_cannot_take_it(capsys):
     operations = ["--operation", "test", "--operation", "groupnorm"]
-    assert cbnorm.cli.main([*QUICK, *operations, "--shape", "64x3", "--shape", "2x32x3x3"]) == 0
+    assert cbnorm._cli.main([*QUICK, *operations, "--shape", "64x3", "--shape", "2x32x3x3"]) == 0
     printed = capsys.readouterr().out
     assert (printed.count("64x3 "), printed.count("2x32x3x3 ")) == (1, 2)
 
@@ -205,7 +205,7 @@ def test_a_shape_is_left_out_for_operations_that_cannot_take_it(capsys):
 @pytest.mark.parametrize(("load", "busy"), [(0.4, False), (2.6, True)])
 def test_a_busy_machine_is_told(monkeypatch, capsys, load, busy):
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
-    assert cbnorm.cli.main([*QUICK, "--operation", "test", "--shape", "64x3"]) == 0
+    assert cbnorm._cli.main([*QUICK, "--operation", "test", "--shape", "64x3"]) == 0
     assert ("The machine was busy when this began, load 2.6" in capsys.readouterr().out) == busy
 
 

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-import cbnorm.cli
-from cbnorm.cli.bench import company
-from cbnorm.cli.bench.cases import Case, Shape
+import cbnorm._cli
+from cbnorm._cli.bench import company
+from cbnorm._cli.bench.cases import Case, Shape
 
 pytest.importorskip("rich")
 
@@ -24,7 +24,7 @@ def processes():
 
 def test_a_row_for_each_company(tmp_path, capsys):
     before = processes()
-    assert cbnorm.cli.main([*QUICK, "--json", str(tmp_path / "company.json")]) == 0
+    assert cbnorm._cli.main([*QUICK, "--json", str(tmp_path / "company.json")]) == 0
     assert processes() == before
     shown = capsys.readouterr().out.splitlines()
     assert [
@@ -47,11 +47,11 @@ def test_the_matmul_keeps_the_size_of_the_batch(shape):
 def test_who_cannot_do_an_operation_is_left_out(capsys):
     pytest.importorskip("sklearn")
     arguments = [*QUICK[:-1], "sklearn", "--operation", "backward"]
-    assert cbnorm.cli.main(arguments) == 0
+    assert cbnorm._cli.main(arguments) == 0
     assert "sklearn" not in capsys.readouterr().out
 
 
 def test_no_picture(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        cbnorm.cli.main([*QUICK, "--plot", str(tmp_path / "company.png")])
+        cbnorm._cli.main([*QUICK, "--plot", str(tmp_path / "company.png")])
     assert "--plot: not with --company" in capsys.readouterr().err

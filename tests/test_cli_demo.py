@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import cbnorm.cli
-from cbnorm.cli.demo import numpy_layers
-from cbnorm.cli.demo.network import NORMS
+import cbnorm._cli
+from cbnorm._cli.demo import numpy_layers
+from cbnorm._cli.demo.network import NORMS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("rich")
@@ -22,14 +22,14 @@ def untimed(output):
 
 @pytest.fixture(scope="module")
 def small_run():
-    from cbnorm.cli.demo import experiment
+    from cbnorm._cli.demo import experiment
 
     return experiment.run(epochs=2, seed=0, learning_rates=(0.1, 0.3))
 
 
 def test_demo_prints_tables_that_fit_80_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cbnorm.cli.main(QUICK) == 0
+    assert cbnorm._cli.main(QUICK) == 0
     printed = capsys.readouterr()
     for words in ("epochs to 95% test accuracy", "highest learning rate", "population", "spread", "share"):
         assert words in printed.out
@@ -39,7 +39,7 @@ def test_demo_prints_tables_that_fit_80_columns(tmp_path, monkeypatch, capsys):
 
 
 def test_same_seed_gives_same_numbers(capsys):
-    from cbnorm.cli.demo import experiment, report
+    from cbnorm._cli.demo import experiment, report
 
     outputs = []
     for seed in (3, 3, 4):
@@ -51,18 +51,18 @@ def test_same_seed_gives_same_numbers(capsys):
 
 @pytest.mark.parametrize(("name", "start"), [("picture.svg", b"<?xml"), ("picture", b"\x89PNG")])
 def test_picture_ending_sets_the_format(small_run, tmp_path, name, start):
-    from cbnorm.cli.demo import picture
+    from cbnorm._cli.demo import picture
 
     picture.draw(small_run, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
 def test_picture_goes_to_the_current_directory(small_run, tmp_path, monkeypatch, capsys):
-    from cbnorm.cli.demo import experiment
+    from cbnorm._cli.demo import experiment
 
     monkeypatch.setattr(experiment, "run", lambda **options: small_run)
     monkeypatch.chdir(tmp_path)
-    assert cbnorm.cli.main(["demo"]) == 0
+    assert cbnorm._cli.main(["demo"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["cbnorm-demo.png"]
     assert (tmp_path / "cbnorm-demo.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert "cbnorm-demo.png" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_picture_goes_to_the_current_directory(small_run, tmp_path, monkeypatch,
 def test_bad_options_fail_before_training(tmp_path, monkeypatch, capsys, option, value, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as failure:
-        cbnorm.cli.main(["demo", f"{option}={value}"])
+        cbnorm._cli.main(["demo", f"{option}={value}"])
     assert failure.value.code == 2
     printed = capsys.readouterr()
     assert f"argument {option}: {message}" in printed.err
@@ -91,14 +91,14 @@ def test_bad_options_fail_before_training(tmp_path, monkeypatch, capsys, option,
 
 
 def test_a_disk_that_fills_up_is_told_after_the_tables(small_run, monkeypatch, tmp_path, capsys):
-    from cbnorm.cli.demo import experiment, picture
+    from cbnorm._cli.demo import experiment, picture
 
     def full_disk(results, path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(experiment, "run", lambda **options: small_run)
     monkeypatch.setattr(picture, "draw", full_disk)
-    assert cbnorm.cli.main(["demo", "--output", str(tmp_path / "picture.png")]) == 1
+    assert cbnorm._cli.main(["demo", "--output", str(tmp_path / "picture.png")]) == 1
     printed = capsys.readouterr()
     assert "Test accuracy" in printed.out
     assert "No space left on device" in printed.err
@@ -123,7 +123,7 @@ def test_both_libraries_train_alike(small_run):
 
 @pytest.mark.filterwarnings("error")
 def test_divergence_counts_as_not_training(capsys, tmp_path):
-    from cbnorm.cli.demo import experiment, picture, report
+    from cbnorm._cli.demo import experiment, picture, report
 
     results = experiment.run(epochs=2, seed=0, learning_rates=(1e40,))
     assert not np.isfinite(results.runs_of("none")[0].losses[-1])
@@ -135,7 +135,7 @@ def test_divergence_counts_as_not_training(capsys, tmp_path):
 
 @pytest.mark.parametrize("norms", [("layer", "group", "rms"), ("none",)])
 def test_any_normalizations_can_be_compared(norms, capsys, tmp_path):
-    from cbnorm.cli.demo import experiment, picture, report
+    from cbnorm._cli.demo import experiment, picture, report
 
     results = experiment.run(epochs=2, seed=0, norms=norms, learning_rates=(0.03,))
     assert [run.norm for run in results.runs] == list(norms)
@@ -151,7 +151,7 @@ def test_any_normalizations_can_be_compared(norms, capsys, tmp_path):
 
 def test_an_unknown_normalization_is_told(capsys):
     with pytest.raises(SystemExit) as failure:
-        cbnorm.cli.main(["demo", "--norm", "batch", "lair"])
+        cbnorm._cli.main(["demo", "--norm", "batch", "lair"])
     assert failure.value.code == 2
     assert "argument --norm: invalid choice: 'lair'" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from cbnorm.cli import formulas
+from cbnorm._cli import formulas
 
 EPS = 1e-5
 SHAPES = [((60, 7), 1), ((4, 7, 3, 5), 1), ((4, 3, 5, 7), -1), ((3, 7, 4), 1)]  # with the axis of 7 channels

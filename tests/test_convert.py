@@ -50,7 +50,7 @@ def attributes(layer):
     ("layer", "want_var"),
     [
         (cbnorm.BatchNorm(2), [1.0, 1.3]),
-        (cbnorm.BatchNorm.from_torch(cbnorm.BatchNorm(2).to_torch()["state_dict"], momentum=0.1), [1.1, 1.7]),
+        (cbnorm.BatchNorm.from_torch(cbnorm.BatchNorm(2).to_torch()["state_dict"], momentum=0.1, eps=1e-5), [1.1, 1.7]),
         (cbnorm.BatchNorm.from_keras(cbnorm.BatchNorm(2).to_keras()["weights"], momentum=0.9), [1.0, 1.3]),
         (cbnorm.BatchNorm.from_onnx(np.ones(2), np.zeros(2), np.zeros(2), np.ones(2)), [1.0, 1.3]),
     ],
@@ -103,7 +103,7 @@ def test_parameters_of_pytorch_need_not_be_detached():
     torch = pytest.importorskip("torch")
     module = torch.nn.BatchNorm1d(3)
     state = {"weight": module.weight, "bias": module.bias} | dict(module.named_buffers())
-    layer = cbnorm.BatchNorm.from_torch(state)
+    layer = cbnorm.BatchNorm.from_torch(state, eps=1e-5)
     layer.gamma[:] = 5
     assert bool((module.weight == 1).all())
 
@@ -145,7 +145,7 @@ def test_weights_of_keras_come_back_to_the_bit(given):
 @pytest.mark.parametrize("lacking", [("bias",), ("weight", "bias")])
 def test_state_of_pytorch_without_parameters_comes_back_to_the_bit(lacking):
     state = without(*lacking)
-    layer = cbnorm.BatchNorm.from_torch(state)
+    layer = cbnorm.BatchNorm.from_torch(state, eps=1e-5)
     assert list(layer.parameters()) == ["gamma"][: 2 - len(lacking)]
     back = layer.to_torch()["state_dict"]
     assert list(back) == list(state)
@@ -170,7 +170,7 @@ def test_a_layer_with_one_parameter_gives_the_same_results_from_any_library(libr
 
 
 def test_defaults_are_those_of_each_library():
-    assert attributes(cbnorm.BatchNorm.from_torch(torch_state())) == (1e-5, 0.9, 1, np.float32)
+    assert attributes(cbnorm.BatchNorm.from_torch(torch_state(), eps=1e-5)) == (1e-5, 0.9, 1, np.float32)
     assert attributes(cbnorm.BatchNorm.from_keras(arrays())) == (1e-3, 0.99, -1, np.float32)
     assert attributes(cbnorm.BatchNorm.from_onnx(*arrays(np.float64))) == (1e-5, 0.9, 1, np.float64)
 
@@ -218,7 +218,7 @@ def test_all_arrays_in_one_dtype_where_that_is_asked_for():
 
 def test_parameters_that_a_layer_lacks():
     state = {name: array for name, array in torch_state().items() if name not in ("weight", "bias")}
-    layer = cbnorm.BatchNorm.from_torch(state)
+    layer = cbnorm.BatchNorm.from_torch(state, eps=1e-5)
     assert layer.parameters() == {}
     assert list(layer.to_torch()["state_dict"]) == TORCH_KEYS[2:]
     assert_same_bits(layer.to_onnx()["scale"], np.ones(5, np.float32))
@@ -232,7 +232,7 @@ def test_parameters_that_a_layer_lacks():
 
 @given(st.floats(0.0, 1.0))
 def test_any_momentum_of_pytorch_comes_back(momentum):
-    layer = cbnorm.BatchNorm.from_torch(torch_state(), momentum=momentum)
+    layer = cbnorm.BatchNorm.from_torch(torch_state(), eps=1e-5, momentum=momentum)
     assert layer.momentum == pytest.approx(1 - momentum, abs=2**-53)
     assert copy.deepcopy(layer).to_torch()["momentum"] == momentum
 
@@ -251,7 +251,7 @@ def test_one_minus_a_decimal_is_the_decimal_that_one_writes(number):
 
 
 def test_a_momentum_that_was_changed_since_is_the_one_that_goes_out():
-    layer = cbnorm.BatchNorm.from_torch(torch_state(), momentum=0.1)
+    layer = cbnorm.BatchNorm.from_torch(torch_state(), eps=1e-5, momentum=0.1)
     layer.momentum = 0.75
     assert layer.to_torch()["momentum"] == 0.25
     layer.momentum = None
@@ -261,7 +261,7 @@ def test_a_momentum_that_was_changed_since_is_the_one_that_goes_out():
 
 
 def test_the_average_of_all_batches_goes_on_where_pytorch_left_it():
-    layer = cbnorm.BatchNorm.from_torch(torch_state(np.float64), momentum=None)
+    layer = cbnorm.BatchNorm.from_torch(torch_state(np.float64), eps=1e-5, momentum=None)
     assert layer.num_batches == 7
     before = layer.moving_mean
     layer(np.ones((4, 5)))
@@ -282,33 +282,45 @@ def without(*names):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: cbnorm.BatchNorm.from_torch(without("running_var")), ValueError, "got none for 'running_var'"),
-        (lambda: cbnorm.BatchNorm.from_torch(without("weight")), ValueError, "got none for 'weight'"),
+        (
+            lambda: cbnorm.BatchNorm.from_torch(without("running_var"), eps=1e-5),
+            ValueError,
+            "got none for 'running_var'",
+        ),
+        (lambda: cbnorm.BatchNorm.from_torch(without("weight"), eps=1e-5), ValueError, "got none for 'weight'"),
         (
             lambda: cbnorm.BatchNorm.from_keras(arrays(), scale="no"),
             TypeError,
             "scale: expected True or False, got 'no'",
         ),
         (lambda: cbnorm.BatchNorm.from_keras(arrays(), center=1), TypeError, "center: expected True or False, got 1"),
-        (lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"w": 1}), ValueError, "got also 'w'"),
+        (lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"w": 1}, eps=1e-5), ValueError, "got also 'w'"),
         (
-            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"bias": np.ones(4)}),
+            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"bias": np.ones(4)}, eps=1e-5),
             ValueError,
             r"state_dict\['bias'\]: expected shape \(5,\), got \(4,\)",
         ),
         (
-            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"num_batches_tracked": -1}),
+            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"num_batches_tracked": -1}, eps=1e-5),
             ValueError,
             r"\['num_batches_tracked'\]: expected one integer",
         ),
         (
-            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"num_batches_tracked": True}),
+            lambda: cbnorm.BatchNorm.from_torch(torch_state() | {"num_batches_tracked": True}, eps=1e-5),
             ValueError,
             r"\['num_batches_tracked'\]: expected one integer",
         ),
-        (lambda: cbnorm.BatchNorm.from_torch(torch_state(), momentum=True), TypeError, "momentum: expected a number"),
-        (lambda: cbnorm.BatchNorm.from_torch(arrays()), TypeError, "state_dict: expected arrays by name, got list"),
-        (lambda: cbnorm.BatchNorm.from_torch(torch_state(), momentum=2), ValueError, "momentum: expected"),
+        (
+            lambda: cbnorm.BatchNorm.from_torch(torch_state(), momentum=True),
+            TypeError,
+            "momentum: expected a number",
+        ),
+        (
+            lambda: cbnorm.BatchNorm.from_torch(arrays()),
+            TypeError,
+            "state_dict: expected arrays by name, or .*, got list",
+        ),
+        (lambda: cbnorm.BatchNorm.from_torch(torch_state(), eps=1e-5, momentum=2), ValueError, "momentum: expected"),
         (lambda: cbnorm.BatchNorm.from_keras(arrays()[:3]), ValueError, "weights: expected 4 arrays .*, got 3"),
         (lambda: cbnorm.BatchNorm.from_keras(None), TypeError, "weights: expected a sequence of arrays, got NoneType"),
         (lambda: cbnorm.BatchNorm.from_keras(arrays(), epsilon=-1), ValueError, "epsilon: expected"),
@@ -337,3 +349,108 @@ def without(*names):
 def test_errors_name_what_does_not_fit(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def network_state(prefix, state):
+    """A state_dict of a network that holds a layer."""
+    return {f"{prefix}.{name}": value for name, value in state.items()} | {"head.weight": np.ones((2, 2))}
+
+
+class Module:
+    """What is read of a module of PyTorch's, which is not imported: attributes."""
+
+    def __init__(self, **attributes):
+        self.__dict__ |= {"training": True, "eps": 1e-3} | attributes
+
+    def state_dict(self):
+        raise NotImplementedError
+
+
+def test_a_module_tells_all_by_its_attributes():
+    state = torch_state()
+    layer = cbnorm.BatchNorm.from_torch(Module(**state, momentum=0.25, training=False))
+    assert (layer.momentum, layer.eps, layer.training, layer.ddof) == (0.75, 1e-3, False, 1)
+    np.testing.assert_array_equal(layer.moving_mean, state["running_mean"])
+    assert cbnorm.BatchNorm.from_torch(Module(**state, momentum=None)).momentum is None
+    alone = cbnorm.BatchNorm.from_torch(Module(**state | {"bias": None}, momentum=0.1))
+    assert alone.beta is None
+    plain = cbnorm.BatchNorm.from_torch(Module(**state | {"weight": None, "bias": None}, momentum=0.1))
+    assert plain.gamma is plain.beta is None
+
+
+@pytest.mark.parametrize("prefix", ["encoder.norm", "encoder.norm."])
+def test_a_prefix_finds_the_layer_in_the_state_of_a_network(prefix):
+    state = network_state("encoder.norm", torch_state())
+    layer = cbnorm.BatchNorm.from_torch(state, prefix=prefix, eps=1e-5)
+    np.testing.assert_array_equal(layer.gamma, torch_state()["weight"])
+    with pytest.raises(ValueError, match="prefix: expected that of names in state_dict, got 'decoder'"):
+        cbnorm.BatchNorm.from_torch(state, prefix="decoder", eps=1e-5)
+
+
+def test_a_state_must_be_given_eps():
+    for layer, state in ((cbnorm.BatchNorm, torch_state()), (cbnorm.LayerNorm, {"weight": np.ones(3)})):
+        with pytest.raises(ValueError, match="eps: expected that of the module"):
+            layer.from_torch(state)
+
+
+OTHERS = {
+    "LayerNorm": (lambda: cbnorm.LayerNorm((2, 3), eps=1e-3), {"normalized_shape": (2, 3)}),
+    "RMSNorm": (lambda: cbnorm.RMSNorm(4, dtype=np.float64), {"normalized_shape": (4,)}),
+    "GroupNorm": (lambda: cbnorm.GroupNorm(2, 6), {"num_groups": 2, "num_channels": 6}),
+    "InstanceNorm": (lambda: cbnorm.InstanceNorm(5, affine=False), {"num_features": 5}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_layers_come_and_go_too(name):
+    make, attributes = OTHERS[name]
+    layer = make()
+    for array in layer.parameters().values():
+        array[...] = np.arange(array.size).reshape(array.shape)
+    given = layer.to_torch()
+    module = Module(
+        **{"weight": None, "bias": None} | given["state_dict"] | attributes | {"eps": given["eps"]}, training=False
+    )
+    for again in (type(layer).from_torch(**given), type(layer).from_torch(module)):
+        assert again.eps == layer.eps
+        assert again.dtype == (layer.dtype if given["state_dict"] else np.float32)
+        assert repr(again.train()) == repr(layer)
+        for own, array in layer.state_dict().items():
+            np.testing.assert_array_equal(again.state_dict()[own], array)
+    assert not type(layer).from_torch(module).training
+
+
+def test_the_other_layers_name_what_does_not_fit():
+    with pytest.raises(ValueError, match="num_groups"):
+        cbnorm.GroupNorm.from_torch({"weight": np.ones(4), "bias": np.zeros(4)}, eps=1e-5, num_groups=3)
+    with pytest.raises(ValueError, match="no running statistics"):
+        cbnorm.InstanceNorm.from_torch(torch_state(), eps=1e-5)
+    with pytest.raises(ValueError, match="shape: expected it where a state_dict has no parameters"):
+        cbnorm.LayerNorm.from_torch({}, eps=1e-5)
+    with pytest.raises(ValueError, match=r"state_dict\['bias'\]: expected shape \(3,\), got \(4,\)"):
+        cbnorm.LayerNorm.from_torch({"weight": np.ones(3), "bias": np.ones(4)}, eps=1e-5)
+
+
+def test_modules_of_pytorch():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float32)
+    pairs = [
+        (torch.nn.BatchNorm1d(6, eps=1e-2, momentum=0.3), cbnorm.BatchNorm),
+        (torch.nn.LayerNorm(5, eps=1e-2), cbnorm.LayerNorm),
+        (torch.nn.RMSNorm(5), cbnorm.RMSNorm),
+        (torch.nn.GroupNorm(3, 6), cbnorm.GroupNorm),
+        (torch.nn.InstanceNorm1d(6, affine=True), cbnorm.InstanceNorm),
+    ]
+    for module, kind in pairs:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += torch.rand_like(parameter)
+        network = torch.nn.ModuleDict({"norm": module})
+        layers = [kind.from_torch(module), kind.from_torch(module.eval()).train()]
+        module.train()
+        if kind is not cbnorm.RMSNorm:
+            sizes = {"num_groups": 3} if kind is cbnorm.GroupNorm else {}
+            layers.append(kind.from_torch(network.state_dict(), prefix="norm", eps=module.eps, **sizes))
+        want = module(torch.from_numpy(x)).detach().numpy()
+        for layer in layers:
+            np.testing.assert_allclose(layer(x), want, atol=2e-6)

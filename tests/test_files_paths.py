@@ -1,9 +1,11 @@
 """Any path that the system takes works; errors name the path as it was given."""
 
+import copy
 import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from layer_cases import randomize
 from processes import linux
@@ -45,7 +47,7 @@ class Broken:
 NO_PATHS = {
     "number": (3, TypeError, "path: expected str, bytes or os.PathLike, got int"),
     "none": (None, TypeError, "path: expected str, bytes or os.PathLike, got NoneType"),
-    "file": (io.BytesIO(), TypeError, "path: expected str, bytes or os.PathLike, got BytesIO"),
+    "text file": (io.StringIO(), TypeError, "path: expected a path or a file opened in binary mode, got <_io.StringIO"),
     "raising": (Broken(), TypeError, r"path: expected str, bytes or os.PathLike, got Broken \(lost\)"),
     "null": ("a\0b", ValueError, "path: expected a name without null characters, got 'a"),
     "surrogate": ("\ud800", ValueError, "path: expected a name in this system's encoding, got"),
@@ -92,3 +94,22 @@ def test_errors_name_the_path_as_it_was_given(layer, tmp_path, way, monkeypatch,
     assert repr(path) in str(caught.value)
     assert ".tmp" not in str(caught.value)
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_open_files_are_written_and_read_where_they_stand(layer, tmp_path, unbuffered):
+    path = tmp_path / "state"
+    with open(path, "wb", *([0] if unbuffered else [])) as file:
+        file.write(b"before")
+        layer.save(file)
+        assert not file.closed
+    other = copy.deepcopy(layer)
+    other.gamma += 1
+    with open(path, "rb", *([0] if unbuffered else [])) as file:
+        file.seek(6)
+        other.load(file)
+    np.testing.assert_array_equal(other.gamma, layer.gamma)
+    memory = io.BytesIO()
+    layer.save(memory)
+    with pytest.raises(ValueError, match="path: expected a file of this"):
+        cbnorm.LayerNorm(99).load(io.BytesIO(memory.getvalue()))

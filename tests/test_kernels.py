@@ -157,5 +157,5 @@ def test_subnormal_numbers_stay_alive(fresh):
 
 
 def test_the_import_is_light(fresh):
-    heavy = {"sklearn", "scipy", "matplotlib", "rich", "torch", "dask", "cbnorm.cli"}
+    heavy = {"sklearn", "scipy", "matplotlib", "rich", "torch", "dask", "cbnorm._cli"}
     assert heavy.isdisjoint(fresh["modules"])

@@ -82,7 +82,7 @@ def test_momentum_none_averages_batches_equally_whatever_their_size():
 def test_momentum_none_is_that_of_pytorch():
     torch = pytest.importorskip("torch")
     module = torch.nn.BatchNorm1d(4, momentum=None, dtype=torch.float64)
-    layer = cbnorm.BatchNorm.from_torch(module.state_dict(), momentum=None)
+    layer = cbnorm.BatchNorm.from_torch(module)
     for seed in range(4):
         x = numbers(seed, (3 + seed, 4), np.float64)
         module(torch.from_numpy(x))

@@ -1,6 +1,6 @@
 """Batch normalization as a NumPy user writes it, in the dtype of the array and for any channel axis.
 
-The scale that cbnorm's figures stand on. It is not `cbnorm.cli.formulas`: a scale stays the same for every
+The scale that cbnorm's figures stand on. It is not `cbnorm._cli.formulas`: a scale stays the same for every
 commit measured.
 """
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from cbnorm.cli import main
+from cbnorm._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

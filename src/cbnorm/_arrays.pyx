@@ -246,11 +246,24 @@ def check_shape(name, value, tuple shape not None):
     return array
 
 
-def check_parameter(name, value, shape, dtype):
+def check_parameter(name, value, Plan plan not None, dtype):
     """`gamma` or `beta` in the dtype of the computation; None stays None."""
+    cdef tuple shape = plan.parameter_shape
     if value is None or (len(shape) == 1 and is_vector(value, shape[0], dtype)):
         return value
-    return contiguous(check_shape(name, value, shape), dtype)
+    return contiguous(check_along(name, value, plan), dtype)
+
+
+cdef check_along(name, value, Plan plan):
+    """One number a channel, or a number of a row; the axes may stand as in x, with 1 for the others: (1, C, 1, 1)."""
+    cdef tuple shape = plan.parameter_shape
+    array = as_numbers(name, value)
+    if not has_shape(array, shape):
+        after = len(plan.shape) - plan.axis - len(shape)
+        if array.shape == (1,) * plan.axis + shape + (1,) * after:
+            return array.reshape(shape)
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return array
 
 
 def check_nonnegative(name, cnp.ndarray values not None):
@@ -270,7 +283,7 @@ cdef copy_moving(name, value, Plan plan):
     if is_vector(value, plan.channels, FLOAT64):
         return copy_of(value, FLOAT64)
     if value is not None:
-        return copy_of(check_shape(name, value, plan.parameter_shape), FLOAT64)
+        return copy_of(check_along(name, value, plan), FLOAT64)
     if plan.statistics_given:
         raise ValueError(f"{name}: expected an array of shape ({plan.channels},) in test mode, got None")
     return None

@@ -4,6 +4,10 @@ Which numbers share their statistics is written in a `Plan`; nothing here asks f
 tell one cache from another.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -46,9 +50,21 @@ class Cache:
         A copy of the parameter, in the dtype of the computation: an optimizer may change its own before backward.
     """
 
+    _owner: object
+
     __slots__ = ("_beyond", "_dtypes", "_gamma", "_kind", "_owner", "_plan", "_seen", "_statistics", "_x")
 
-    def __init__(self, kind, plan, x, gamma, statistics, dtypes, seen, beyond):
+    def __init__(
+        self,
+        kind: str,
+        plan: Plan,
+        x: NDArray[Any] | None,
+        gamma: NDArray[Any] | None,
+        statistics: NDArray[np.float64] | None,
+        dtypes: tuple[np.dtype[Any], np.dtype[Any]],
+        seen: np.dtype[Any],
+        beyond: bool,
+    ) -> None:
         self._kind = kind
         self._x = x
         frozen(gamma, statistics)  # nobody else's
@@ -61,7 +77,7 @@ class Cache:
         self._owner = None  # what only the layer has that made it
         self._beyond = beyond  # whether the dtype does not hold what some set needs
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made by the constructor: their arrays are read-only too."""
         values = self._kind, self._plan, self._x, self._gamma, self._statistics, self._dtypes, self._seen, self._beyond
         return Cache, values
@@ -72,12 +88,12 @@ class Cache:
         return self._kind
 
     @property
-    def x(self) -> NDArray | None:
+    def x(self) -> NDArray[Any] | None:
         """The input itself."""
         return self._x
 
     @property
-    def gamma(self) -> NDArray | None:
+    def gamma(self) -> NDArray[Any] | None:
         """A copy of gamma."""
         return None if self._gamma is None else self._gamma.view()
 
@@ -102,11 +118,16 @@ class Cache:
         return frozen(self._full()[3].reshape(self._plan.statistics_shape))
 
     @property
-    def xhat(self) -> NDArray:
+    def xhat(self) -> NDArray[Any]:
         """The normalized input, computed anew, in the shape and dtype of y."""
         x, given = self._input(), self._plan.statistics_given
         xhat = forward(self._kind, self._plan, x, None, None, None, None, self._full().copy() if given else None)[0]
         return frozen(as_result(xhat, self._dtypes[1], None))
+
+    def __repr__(self) -> str:
+        """What it is of, and how large."""
+        kept = "x overwritten" if self._x is None else f"{self._seen} x of shape {self._plan.shape}"
+        return f"<cbnorm.Cache of {self._kind}_forward: {kept}, mode {self.mode!r}>"
 
     def _input(self):
         """X as the kernels take it."""
@@ -124,7 +145,7 @@ class Cache:
         return kept if len(kept) == 4 else take_statistics(self._plan, kept[0], 0, kept[1])
 
 
-def find_statistics(plan: Plan, x: NDArray) -> NDArray[np.float64]:
+def find_statistics(plan: Plan, x: NDArray[Any]) -> NDArray[np.float64]:
     """The statistics of x, (4, sets): mean, mean_lo, m2, inv_std."""
     statistics = statistics_for(plan.sets)
     if x.size:
@@ -158,10 +179,10 @@ def normalize(plan, x, values, y, gamma, beta, statistics, moving) -> bool:
 def forward(
     kind: str,
     plan: Plan,
-    x: NDArray,
+    x: NDArray[Any],
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
-    out: NDArray | None,
+    out: NDArray[Any] | None,
     averages: tuple | None = None,
     statistics: NDArray[np.float64] | None = None,
 ) -> tuple:
@@ -171,8 +192,8 @@ def forward(
     they are the moving averages or `statistics`, as `take_statistics` makes them.
     """
     dtypes = compute_dtype, result_dtype = float_dtypes(x)
-    kernel_gamma = check_parameter("gamma", gamma, plan.parameter_shape, compute_dtype)
-    kernel_beta = check_parameter("beta", beta, plan.parameter_shape, compute_dtype)
+    kernel_gamma = check_parameter("gamma", gamma, plan, compute_dtype)
+    kernel_beta = check_parameter("beta", beta, plan, compute_dtype)
     moving = None if averages is None else check_moving(plan, averages)
     given = plan.statistics_given
     if out is not None:
@@ -202,9 +223,9 @@ def backward(
     dout: ArrayLike,
     cache: Cache,
     need: tuple[bool, ...],
-    out: NDArray | None,
+    out: NDArray[Any] | None,
     names: tuple[str, ...] = GRADIENTS,
-) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """dx, dgamma and dbeta; None for those that are not wanted, or not in `names`."""
     if not isinstance(cache, Cache) or cache._kind != kind:
         got = cache._kind if isinstance(cache, Cache) else type(cache).__name__

@@ -1,7 +1,10 @@
 """`show_config`: what was built, what runs here, how many threads, what the pool holds."""
 
+from __future__ import annotations
+
 import platform
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -22,7 +25,11 @@ def cpu_model():
     return platform.processor() or platform.machine()
 
 
-def show_config(mode: str = "stdout") -> dict | None:
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
     """Print the kernel build in use, the CPU, OpenMP, the number of threads and the pool of results.
 
     Parameters

@@ -35,10 +35,14 @@ READERS = {"cbnorm", "numpy", "zipfile", "posixpath", "ntpath"}
 
 def save(path, state):
     """Write arrays by name to a file; see `Layer.save`."""
-    path = as_path(path)
+    is_open = callable(getattr(path, "write", None))
+    path = path if is_open else as_path(path)
     content = io.BytesIO()  # so that nothing but this module's writes meets a full disk or a closed pipe
     with passing():
         np.savez(content, **state)
+    if is_open:
+        write_to(path, content.getbuffer())
+        return
     with naming(path):
         old = status(path)
         if old is None or stat.S_ISREG(old.st_mode):
@@ -50,11 +54,14 @@ def save(path, state):
 
 def load(path, layer):
     """Give a layer the state in a file; see `Layer.load`."""
-    path = as_path(path)
     own = layer.state_dict()
     most = sum(array.nbytes for array in own.values()) + PLACE
-    with naming(path), open(path, "rb") as file:
-        content = file.read(most + 1)
+    if callable(getattr(path, "read", None)):
+        content = read_from(path, most + 1)
+    else:
+        path = as_path(path)
+        with naming(path), open(path, "rb") as file:
+            content = file.read(most + 1)
     with passing():
         try:
             if len(content) > most:
@@ -64,6 +71,29 @@ def load(path, layer):
             raise ValueError(
                 f"path: expected a file of this {type(layer).__name__}'s state, got {path!r} ({error})"
             ) from error
+
+
+def write_to(file, content):
+    """All of it, to an open binary file, which may take less at a time."""
+    while content:
+        try:
+            written = file.write(content)
+        except TypeError as error:
+            raise TypeError(f"path: expected a path or a file opened in binary mode, got {file!r}") from error
+        content = content[len(content) if written is None else written :]
+
+
+def read_from(file, most):
+    """At most so many bytes of an open binary file, which may give less at a time."""
+    content = b""
+    while len(content) < most:
+        piece = file.read(most - len(content))
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise TypeError(f"path: expected a path or a file opened in binary mode, got {file!r}")
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 def as_path(path):

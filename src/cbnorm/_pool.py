@@ -1,5 +1,7 @@
 """How much freed memory is kept for the next results: what the user says, or a share of what there is."""
 
+from __future__ import annotations
+
 import os
 import sys
 

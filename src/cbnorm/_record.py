@@ -1,6 +1,9 @@
 """Results that own their arrays: nobody changes them from outside, and parts of a whole add up."""
 
+from __future__ import annotations
+
 from dataclasses import fields
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,14 +14,14 @@ class Record:
     """What frozen dataclasses of counts and read-only arrays share; each defines its own ``+``."""
 
     __slots__ = ()
-    __array_ufunc__ = None  # an array does not add a record to each of its numbers
+    __array_ufunc__: None = None  # an array does not add a record to each of its numbers
 
     @classmethod
-    def _of(cls, **values):
+    def _of(cls, **values: Any) -> Self:
         """A record of arrays that nobody else has: without checks and copies."""
         return object.__new__(cls)._fill(**values)
 
-    def _fill(self, **values):
+    def _fill(self, **values: Any) -> Self:
         for name, value in values.items():
             if not isinstance(value, int):
                 value = np.asarray(value)  # arithmetic on arrays without axes gives scalars
@@ -26,15 +29,27 @@ class Record:
             object.__setattr__(self, name, value)
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made by the constructor: their arrays are read-only too."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
-    def __radd__(self, other):
+    def __repr__(self) -> str:
+        """Name the class, and show its fields shortly."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = (f"{name}={value if isinstance(value, int) else short(value)}" for name, value in values.items())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __radd__(self, other: object) -> Self:
         """Return this record: `sum` begins with 0."""
         return self if is_start_of_sum(other) else NotImplemented
 
 
-def is_start_of_sum(value):
+def is_start_of_sum(value: object) -> bool:
     """Whether this is the 0 that `sum` begins with."""
     return type(value) is int and value == 0
+
+
+def short(array: np.ndarray[Any, Any]) -> str:
+    """Some numbers of an array, in one line."""
+    with np.printoptions(precision=6, threshold=6, edgeitems=2):
+        return " ".join(np.array2string(array, separator=", ").split())

@@ -1,9 +1,11 @@
 """What every layer is made of: parameters, modes, state and its files, and the memory of each thread."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Mapping
-from typing import Self
+from typing import IO, TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -14,7 +16,7 @@ from cbnorm._arrays import as_numbers, check_affine, check_dtype, check_eps, che
 from cbnorm._calls import Cache
 from cbnorm._results import float_dtypes
 
-_layers = WeakValueDictionary()  # every layer there is, by its id
+_layers: WeakValueDictionary[int, Layer] = WeakValueDictionary()  # every layer there is, by its id
 
 
 def _after_fork():
@@ -49,10 +51,19 @@ class ThreadMemory(threading.local):
     y = dx = None  # results that the next call may overwrite
 
     def __init__(self):
-        self.grads = {}
+        self.grads: dict[str, NDArray[Any]] = {}
 
 
-def flag(name: str, doc: str) -> property:
+class Flag(property):
+    """What type checkers are told of it: True or False."""
+
+    if TYPE_CHECKING:
+
+        def __get__(self, layer: Any, owner: type | None = None) -> bool: ...
+        def __set__(self, layer: Any, value: bool) -> None: ...
+
+
+def flag(name: str, doc: str) -> Flag:
     """An attribute that is True or False: any other object would count as True unseen, "no" too."""
     own = f"_{name}"  # read by the calls themselves
 
@@ -62,7 +73,7 @@ def flag(name: str, doc: str) -> property:
     def put(layer, value):
         setattr(layer, own, check_flag(name, value))
 
-    return property(get, put, doc=doc)
+    return Flag(get, put, doc=doc)
 
 
 class Layer:
@@ -103,14 +114,21 @@ class Layer:
     with a layer that another thread was using at that moment.
     """
 
-    _parameters = ("gamma", "beta")
-    _nonnegative = ()  # names of such state
-    _backward = None  # that of the functional API
+    gamma: NDArray[Any] | None
+    beta: NDArray[Any] | None
+    eps: float
+    dtype: np.dtype[Any]
 
-    training = flag("training", "Whether `train` or `eval` was called last.")
-    reuse_output = flag("reuse_output", "Whether the next call may overwrite results.")
+    _parameters: tuple[str, ...] = ("gamma", "beta")
+    _nonnegative: tuple[str, ...] = ()  # names of such state
+    _backward: Any = None  # that of the functional API
 
-    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool | str, dtype: DTypeLike, reuse_output: bool):
+    training: Flag = flag("training", "Whether `train` or `eval` was called last.")
+    reuse_output: Flag = flag("reuse_output", "Whether the next call may overwrite results.")
+
+    def __init__(
+        self, shape: tuple[int, ...], eps: float, affine: bool | str, dtype: DTypeLike, reuse_output: bool
+    ) -> None:
         self.eps = check_eps(eps)
         self.dtype = check_dtype(dtype)
         present = check_affine(affine, self._parameters)
@@ -120,30 +138,30 @@ class Layer:
         self.reuse_output = reuse_output
         self._prepare_threads()
 
-    def _prepare_threads(self):
+    def _prepare_threads(self) -> None:
         self._lock = threading.Lock()  # held wherever moving statistics are replaced, or several read
         self._thread = ThreadMemory()
         self._owner = object()
         _layers[id(self)] = self
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             return {name: value for name, value in vars(self).items() if name not in ("_lock", "_thread", "_owner")}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():  # version 0.1 has flags under their public names
             setattr(self, name, value)
         self._prepare_threads()
 
-    def __call__(self, x: ArrayLike) -> NDArray:
+    def __call__(self, x: ArrayLike) -> NDArray[Any]:
         """Return ``forward(x)``."""
         return self.forward(x)
 
-    def forward(self, x: ArrayLike) -> NDArray:
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Return y, the normalized x, and remember what `backward` needs; each layer has its own."""
         raise NotImplementedError
 
-    def backward(self, dout: ArrayLike, cache: Cache | None = None) -> NDArray:
+    def backward(self, dout: ArrayLike, cache: Cache | None = None) -> NDArray[Any]:
         """Gradient of a loss with respect to the x of a call.
 
         The gradients with respect to the parameters go to `grads`.
@@ -197,6 +215,21 @@ class Layer:
         }
         return dx
 
+    def __repr__(self) -> str:
+        """Its class, and what it was made with where that is not the default."""
+        return f"{type(self).__name__}({', '.join(self._described())})"
+
+    def _described(self) -> list[str]:
+        present = [name for name in self._parameters if getattr(self, name) is not None]
+        texts = [f"eps={self.eps:g}"]
+        if len(present) < len(self._parameters):
+            texts.append(f"affine={present[0]!r}" if present else "affine=False")
+        if self.dtype != np.float32:
+            texts.append(f"dtype={self.dtype}")
+        if not self._training:
+            texts.append("in test mode")
+        return texts
+
     def _check_record(self, cache):
         kind = self._backward.__name__.removesuffix("_backward")
         shape = self.shape if hasattr(self, "shape") else (self.num_channels,)
@@ -217,18 +250,18 @@ class Layer:
         return self._thread.cache
 
     @property
-    def grads(self) -> dict[str, NDArray]:
+    def grads(self) -> dict[str, NDArray[Any]]:
         """Gradients by parameter name, from the last `backward` of this thread; empty before it."""
         return self._thread.grads
 
-    def parameters(self) -> dict[str, NDArray]:
+    def parameters(self) -> dict[str, NDArray[Any]]:
         """Return the parameters by name: the arrays themselves, for an optimizer to update in place."""
         named = {name: getattr(self, name) for name in self._parameters}
         return {name: array for name, array in named.items() if array is not None}
 
-    def train(self) -> Self:
-        """Use the statistics of each batch from now on; return the layer."""
-        self.training = True
+    def train(self, mode: bool = True) -> Self:
+        """Use the statistics of each batch from now on, or with ``mode=False`` do as `eval` does; return the layer."""
+        self.training = mode
         return self
 
     def eval(self) -> Self:
@@ -236,12 +269,12 @@ class Layer:
         self.training = False
         return self
 
-    def state_dict(self) -> dict[str, NDArray]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return copies of the parameters and moving statistics, by name."""
         with self._lock:
             return {name: np.array(value) for name, value in self._state().items()}
 
-    def _state(self):
+    def _state(self) -> dict[str, Any]:
         return self.parameters()
 
     def load_state_dict(self, state_dict: Mapping[str, ArrayLike], *, strict: bool = True) -> None:
@@ -295,7 +328,7 @@ class Layer:
             check_nonnegative(name, array)
         return np.array(array, own.dtype)
 
-    def save(self, path: str | bytes | os.PathLike) -> None:
+    def save(self, path: str | bytes | os.PathLike[Any] | IO[bytes]) -> None:
         """Write `state_dict` to a file of NumPy's .npz format, without pickle.
 
         The path is taken as it is, without a suffix added. An existing file is replaced in one step at the end and its
@@ -306,8 +339,9 @@ class Layer:
 
         Parameters
         ----------
-        path : path-like
-            Where to, str or bytes; the folder must exist.
+        path : path-like or file
+            Where to, str or bytes; the folder must exist. A file that is open for writing in binary mode is written to
+            where it stands, and stays open.
 
         Raises
         ------
@@ -318,14 +352,15 @@ class Layer:
         """
         _files.save(path, self.state_dict())
 
-    def load(self, path: str | bytes | os.PathLike) -> None:
+    def load(self, path: str | bytes | os.PathLike[Any] | IO[bytes]) -> None:
         """Take over the state in a file that `save` wrote, of a layer with the same names, shapes and dtypes.
 
         Parameters
         ----------
-        path : path-like
-            The file. Nothing in it is ever executed: it is read without pickle, and no more of it is unpacked
-            than this layer's state may take.
+        path : path-like or file
+            The file, or one that is open in binary mode, read from where it stands and no further than needed to know
+            that it holds this state alone. Nothing in it is ever executed: it is read without pickle, and no more of it
+            is unpacked than this layer's state may take.
 
         Raises
         ------

@@ -3,6 +3,8 @@
 Each number goes with the words that say where it comes from, for `show_config`; "" where nothing limits it.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import threading

@@ -4,6 +4,10 @@ xhat = (x - mean) * inv_std with inv_std = 1 / sqrt(var + eps), and y = gamma * 
 (Ioffe and Szegedy, 2015).
 """
 
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,6 +18,37 @@ from cbnorm._plan import plan_channels
 BatchNormCache = Cache  # the name that the first version gave it
 
 
+@overload
+def batchnorm_forward(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    eps: float = 1e-5,
+    momentum: float = 0.9,
+    *,
+    moving_mean: ArrayLike,
+    moving_var: ArrayLike,
+    mode: Literal["train", "test"] = "train",
+    axis: int = 1,
+    ddof: int = 0,
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache, NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
+def batchnorm_forward(
+    x: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    momentum: float,
+    moving_mean: ArrayLike,
+    moving_var: ArrayLike,
+    mode: Literal["train", "test"] = "train",
+    *,
+    axis: int = 1,
+    ddof: int = 0,
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache, NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
 def batchnorm_forward(
     x: ArrayLike,
     gamma: ArrayLike | None = None,
@@ -22,12 +57,26 @@ def batchnorm_forward(
     momentum: float = 0.9,
     moving_mean: ArrayLike | None = None,
     moving_var: ArrayLike | None = None,
-    mode: str = "train",
+    mode: Literal["train", "test"] = "train",
     *,
     axis: int = 1,
     ddof: int = 0,
-    out: NDArray | None = None,
-) -> tuple[NDArray, Cache, NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache, NDArray[np.float64] | None, NDArray[np.float64] | None]: ...
+def batchnorm_forward(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    eps: float = 1e-5,
+    momentum: float = 0.9,
+    moving_mean: ArrayLike | None = None,
+    moving_var: ArrayLike | None = None,
+    mode: Literal["train", "test"] = "train",
+    *,
+    axis: int = 1,
+    ddof: int = 0,
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache, NDArray[np.float64] | None, NDArray[np.float64] | None]:
     """Normalize each channel over all other axes, then scale and shift it.
 
     Parameters
@@ -99,13 +148,21 @@ def batchnorm_forward(
     return forward("batchnorm", plan, x, gamma, beta, out, (moving_mean, moving_var, momentum, ddof))
 
 
+@overload
+def batchnorm_backward(
+    dout: ArrayLike, cache: Cache, *, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
+@overload
+def batchnorm_backward(
+    dout: ArrayLike, cache: Cache, *, need: tuple[bool, bool, bool], out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 def batchnorm_backward(
     dout: ArrayLike,
     cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
-    out: NDArray | None = None,
-) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """Gradients of a loss with respect to x, gamma and beta, from its gradient with respect to y.
 
     Parameters

@@ -7,16 +7,17 @@ Keras     momentum·old + (1 - momentum)·batch   biased         1e-3   -1
 ONNX      momentum·old + (1 - momentum)·batch   biased         1e-5   1
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from types import EllipsisType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import (
-    NOT_OURS,
-    as_numbers,
     check_dtype,
     check_eps,
     check_flag,
@@ -25,6 +26,7 @@ from cbnorm._arrays import (
     check_shape,
     shown,
 )
+from cbnorm._from_torch import Source, numbers_of
 from cbnorm._results import FLOAT64, copy_of, float_dtypes
 
 # The names of one thing in each library.
@@ -52,23 +54,27 @@ class Conventions:
     @classmethod
     def from_torch(
         cls,
-        state_dict: Mapping[str, ArrayLike],
+        state_dict: Mapping[str, ArrayLike] | Any,
         *,
-        momentum: float | None = 0.1,
-        eps: float = 1e-5,
+        prefix: str = "",
+        momentum: float | EllipsisType | None = ...,
+        eps: float | None = None,
         axis: int = 1,
     ) -> Self:
-        """Make a layer of the state of a ``torch.nn.BatchNorm*d``.
+        """Make a layer of a ``torch.nn.BatchNorm*d``, or of its state.
 
         Parameters
         ----------
-        state_dict : mapping
-            `weight` and `bias` (neither for ``affine=False``, no `bias` for ``bias=False``), `running_mean`,
+        state_dict : module or mapping
+            The module itself, of whose attributes all is read, its mode too; or a `state_dict`, of it or of a whole
+            network: `weight` and `bias` (neither for ``affine=False``, no `bias` for ``bias=False``), `running_mean`,
             `running_var`, and `num_batches_tracked` if there: tensors on the CPU or arrays, (channels,).
+        prefix : str
+            Where the layer's names begin in the `state_dict` of a network, such as "layer1.0.bn1".
         momentum : float or None
-            PyTorch's, the weight of the new batch. None is the average of all batches.
-        eps : float
-            PyTorch's.
+            PyTorch's, the weight of the new batch; None is the average of all batches. By default the module's, or 0.1.
+        eps : float, optional
+            PyTorch's. By default the module's; a `state_dict` has none, and a wrong one shows in small variances.
         axis : int
             The channel axis of x; PyTorch's modules have 1.
 
@@ -86,32 +92,31 @@ class Conventions:
         --------
         >>> import numpy as np, cbnorm
         >>> state = {"weight": np.ones(2), "bias": np.zeros(2), "running_mean": np.zeros(2), "running_var": np.ones(2)}
-        >>> layer = cbnorm.BatchNorm.from_torch(state, momentum=0.1)
+        >>> layer = cbnorm.BatchNorm.from_torch(state, momentum=0.1, eps=1e-5)
         >>> layer.momentum
         0.9
         >>> y = layer(np.array([[1.0, 10.0], [3.0, 14.0]]))
         >>> layer.to_torch()["state_dict"]["running_var"]  # the unbiased variances of the batch are 2 and 8
         array([1.1, 1.7])
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict: expected arrays by name, got {type(state_dict).__name__}")
+        source = Source(state_dict, prefix, (*TORCH, "num_batches_tracked"))
         # PyTorch has no bias without a weight.
-        has = {"weight": "weight" in state_dict or "bias" in state_dict, "bias": "bias" in state_dict}
+        has = {"weight": "weight" in source.arrays or "bias" in source.arrays, "bias": "bias" in source.arrays}
         wanted = [name for name in TORCH if has.get(name, True)]
-        for name in (*wanted, *state_dict):
-            if name not in state_dict or name not in (*wanted, "num_batches_tracked"):
-                problem = f"none for {name!r}" if name in wanted else f"also {name!r}"
-                raise ValueError(f"state_dict: expected the keys {', '.join(map(repr, wanted))}, got {problem}")
-        given = {
-            own: (f"state_dict[{name!r}]", state_dict[name])
-            for own, name in zip(ARRAYS, TORCH, strict=True)
-            if name in wanted
-        }
+        for name in wanted:
+            if name not in source.arrays:
+                raise ValueError(
+                    f"state_dict: expected the keys {', '.join(map(repr, wanted))}, got none for {prefix + name!r}"
+                )
+        given = {own: source.arrays[name] for own, name in zip(ARRAYS, TORCH, strict=True) if name in wanted}
+        if momentum is ...:
+            momentum = source.attribute("momentum", 0.1)
         new_weight = None if momentum is None else check_number("momentum", momentum, 0.0, 1.0)
         old_weight = None if momentum is None else complement(new_weight)
-        num_batches = _count("state_dict['num_batches_tracked']", state_dict.get("num_batches_tracked", 0))
-        layer = cls._holding(given, momentum=old_weight, eps=eps, axis=axis, ddof=1)
+        num_batches = _count(*source.arrays.get("num_batches_tracked", ("", 0)))
+        layer = cls._holding(given, momentum=old_weight, eps=source.eps(eps), axis=axis, ddof=1)
         layer.num_batches = num_batches
+        layer.training = bool(source.attribute("training", True))
         layer._torch_momentum = old_weight, new_weight
         return layer
 
@@ -314,7 +319,7 @@ class Conventions:
     @classmethod
     def _holding(cls, given: dict[str, tuple[str, Any]], **options):
         """Make a layer of arrays that are each given by its own name: its name for errors, and itself."""
-        arrays = {own: _numbers(*named) for own, named in given.items()}
+        arrays = {own: numbers_of(*named) for own, named in given.items()}
         shape = arrays["moving_mean"].shape
         if len(shape) != 1:
             raise ValueError(f"{given['moving_mean'][0]}: expected one axis, got shape {shape}")
@@ -329,7 +334,7 @@ class Conventions:
             setattr(layer, own, copy_of(array, dtype if own in parameters else FLOAT64))
         return layer
 
-    def _held(self, dtype, fill=()) -> list[NDArray | None]:
+    def _held(self, dtype, fill=()) -> list[NDArray[Any] | None]:
         """Gamma, beta, moving mean and variance in that dtype, and the number of batches: new arrays.
 
         Ones and zeros stand for what the layer lacks of those named in `fill`.
@@ -357,19 +362,8 @@ def complement(weight: float) -> float:
     return float(1 - Fraction(repr(float(weight))))
 
 
-def _numbers(name, value):
-    """An array of what another library holds: a PyTorch parameter gives one only when detached."""
-    try:
-        value = value.detach() if hasattr(value, "detach") else value
-    except NOT_OURS:
-        raise
-    except Exception as error:
-        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__}") from error
-    return as_numbers(name, value)
-
-
 def _count(name, value):
-    array = _numbers(name, value)
+    array = numbers_of(name, value)
     if array.size != 1 or array.dtype.kind not in "iu" or array.item() < 0:
         raise ValueError(f"{name}: expected one integer of at least 0, got {shown(value)}")
     return array.item()

@@ -4,6 +4,10 @@ With s = gamma / sqrt(moving_var + eps) per channel,
 s·(W x + b - moving_mean) + beta = (s·W) x + s·(b - moving_mean) + beta.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,7 +18,7 @@ from cbnorm.layers import BatchNorm
 
 def fold_batchnorm(
     weight: ArrayLike, bias: ArrayLike | None, layer: BatchNorm, *, channel_axis: int
-) -> tuple[NDArray, NDArray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Weights and bias that give at once what these and the layer at test time give one after the other.
 
     Parameters

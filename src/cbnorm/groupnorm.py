@@ -4,6 +4,10 @@ xhat = (x - mean) * inv_std over a group's channels and all positions, y = gamma
 and beta for each channel (Wu and He, 2018). One channel a group is instance normalization (Ulyanov et al., 2016).
 """
 
+from __future__ import annotations
+
+from typing import Any, overload
+
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm._arrays import as_array, check_divisor, check_eps
@@ -13,13 +17,13 @@ from cbnorm._plan import plan_groups
 
 def groupnorm_forward(
     x: ArrayLike,
-    gamma: ArrayLike | None,
-    beta: ArrayLike | None,
-    num_groups: int,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    num_groups: int | None = None,
     eps: float = 1e-5,
     *,
-    out: NDArray | None = None,
-) -> tuple[NDArray, Cache]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache]:
     """Normalize each group of neighbouring channels of each sample, then scale and shift each channel.
 
     Parameters
@@ -72,13 +76,21 @@ def groupnorm_forward(
     return forward("groupnorm", plan, x, gamma, beta, out)
 
 
+@overload
+def groupnorm_backward(
+    dout: ArrayLike, cache: Cache, *, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
+@overload
+def groupnorm_backward(
+    dout: ArrayLike, cache: Cache, *, need: tuple[bool, bool, bool], out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 def groupnorm_backward(
     dout: ArrayLike,
     cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
-    out: NDArray | None = None,
-) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """Gradients with respect to x, gamma and beta.
 
     Parameters
@@ -121,8 +133,8 @@ def instancenorm_forward(
     beta: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
-    out: NDArray | None = None,
-) -> tuple[NDArray, Cache]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache]:
     """Normalize each channel of each sample over its positions: group normalization with C groups.
 
     Parameters
@@ -171,13 +183,21 @@ def instancenorm_forward(
     return forward("instancenorm", plan, x, gamma, beta, out)
 
 
+@overload
+def instancenorm_backward(
+    dout: ArrayLike, cache: Cache, *, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
+@overload
+def instancenorm_backward(
+    dout: ArrayLike, cache: Cache, *, need: tuple[bool, bool, bool], out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 def instancenorm_backward(
     dout: ArrayLike,
     cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
-    out: NDArray | None = None,
-) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """Gradients with respect to x, gamma and beta.
 
     Parameters

@@ -3,6 +3,10 @@
 xhat = (x - mean) * inv_std over the trailing axes, y = gamma * xhat + beta (Ba, Kiros and Hinton, 2016).
 """
 
+from __future__ import annotations
+
+from typing import Any, overload
+
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm._arrays import as_array, check_axis, check_eps
@@ -17,8 +21,8 @@ def layernorm_forward(
     eps: float = 1e-5,
     *,
     axis: int = -1,
-    out: NDArray | None = None,
-) -> tuple[NDArray, Cache]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache]:
     """Normalize over the trailing axes, then scale and shift each number of a row.
 
     Parameters
@@ -70,13 +74,21 @@ def layernorm_forward(
     return forward("layernorm", plan, x, gamma, beta, out)
 
 
+@overload
+def layernorm_backward(
+    dout: ArrayLike, cache: Cache, *, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
+@overload
+def layernorm_backward(
+    dout: ArrayLike, cache: Cache, *, need: tuple[bool, bool, bool], out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 def layernorm_backward(
     dout: ArrayLike,
     cache: Cache,
     *,
     need: tuple[bool, bool, bool] = (True, True, True),
-    out: NDArray | None = None,
-) -> tuple[NDArray | None, NDArray | None, NDArray | None]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """Gradients with respect to x, gamma and beta.
 
     With D numbers a row and ``dxhat = dout * gamma``,

@@ -1,12 +1,16 @@
 """Normalization layers: the functions of this package with parameters, moving statistics and modes of their own."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import as_input, check_choice, check_integer, check_length, check_lengths, check_number
-from cbnorm._state import Layer, flag
+from cbnorm._from_torch import FromTorch
+from cbnorm._state import Flag, Layer, flag
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
 from cbnorm.groupnorm import (
@@ -82,7 +86,14 @@ class BatchNorm(Conventions, Layer):
     >>> y = layer.eval()(x)  # normalized with these
     """
 
-    frozen = flag("frozen", "Whether training uses the moving statistics, and leaves them.")
+    num_channels: int
+    axis: int
+    momentum: float | None
+    ddof: int
+    moving_mean: NDArray[np.float64]
+    moving_var: NDArray[np.float64]
+    num_batches: int
+    frozen: Flag = flag("frozen", "Whether training uses the moving statistics, and leaves them.")
     _backward = staticmethod(batchnorm_backward)
     _nonnegative = ("moving_var", "num_batches")
 
@@ -98,7 +109,7 @@ class BatchNorm(Conventions, Layer):
         frozen: bool = False,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
-    ):
+    ) -> None:
         self.num_channels = check_length("num_channels", num_channels)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
         self.axis = check_integer("axis", axis)
@@ -108,7 +119,7 @@ class BatchNorm(Conventions, Layer):
         self.moving_mean, self.moving_var = np.zeros(self.num_channels), np.ones(self.num_channels)
         self.num_batches = 0
 
-    def forward(self, x: ArrayLike) -> NDArray:
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize a batch and, in training, take its statistics into the moving ones.
 
         Parameters
@@ -141,11 +152,48 @@ class BatchNorm(Conventions, Layer):
             self._replace(mean, var, seen + (x.size > 0))
         return self._remember(y, cache)
 
-    def _replace(self, moving_mean, moving_var, num_batches):
+    def scale_shift(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What test mode multiplies by and adds, y = x·scale + shift, for code that has nothing else.
+
+        Returns
+        -------
+        scale, shift : ndarray
+            (num_channels,), float64: gamma / sqrt(moving_var + eps), and beta - moving_mean·scale. The layer itself and
+            `fold_batchnorm` lose fewer digits where the mean is far from 0.
+
+        Examples
+        --------
+        >>> import cbnorm
+        >>> layer = cbnorm.BatchNorm(1, eps=0.0)
+        >>> layer.moving_mean[:], layer.moving_var[:] = 3.0, 4.0
+        >>> layer.scale_shift()
+        (array([0.5]), array([-1.5]))
+        """
+        with self._lock:
+            mean, var = self.moving_mean, self.moving_var + self.eps
+        with np.errstate(all="ignore"):
+            scale = np.where(var == 0, 0.0, 1 / np.sqrt(var))
+            if self.gamma is not None:
+                scale = scale * self.gamma
+            shift = -mean * scale
+        return scale, shift if self.beta is None else shift + self.beta
+
+    def _described(self) -> list[str]:
+        texts = [str(self.num_channels)]
+        if self.axis != 1:
+            texts.append(f"axis={self.axis}")
+        texts.append(f"momentum={self.momentum}")
+        if self.ddof:
+            texts.append(f"ddof={self.ddof}")
+        if self.frozen:
+            texts.append("frozen=True")
+        return texts + super()._described()
+
+    def _replace(self, moving_mean: NDArray[np.float64], moving_var: NDArray[np.float64], num_batches: int) -> None:
         # No call in between: a child that another thread forks at this moment has the old ones or the new ones.
         self.moving_mean, self.moving_var, self.num_batches = moving_mean, moving_var, num_batches
 
-    def _state(self):
+    def _state(self) -> dict[str, Any]:
         moving = {name: getattr(self, name) for name in ("moving_mean", "moving_var")}
         return self.parameters() | moving | {"num_batches": np.int64(self.num_batches)}
 
@@ -197,7 +245,7 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
         layer._replace(mean, var, population.batches)
 
 
-class LayerNorm(Layer):
+class LayerNorm(FromTorch, Layer):
     """Layer normalization: y = gamma·(x - mean) / sqrt(var + eps) + beta over the trailing axes.
 
     A row of a single number gives beta, as equal numbers do.
@@ -225,7 +273,9 @@ class LayerNorm(Layer):
            [-1.,  1.]], dtype=float32)
     """
 
+    shape: tuple[int, ...]
     _backward = staticmethod(layernorm_backward)
+    _torch_size, _own_size = "normalized_shape", "shape"
 
     def __init__(
         self,
@@ -235,11 +285,14 @@ class LayerNorm(Layer):
         affine: bool | str = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
-    ):
+    ) -> None:
         self.shape = check_lengths("shape", shape)
         super().__init__(self.shape, eps, affine, dtype, reuse_output)
 
-    def forward(self, x: ArrayLike) -> NDArray:
+    def _described(self) -> list[str]:
+        return [str(self.shape[0] if len(self.shape) == 1 else self.shape), *super()._described()]
+
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize x, (*, *shape), to a y of the same shape."""
         axis = -len(self.shape)
         x = as_input(x, 1, axis, self.shape)
@@ -248,7 +301,7 @@ class LayerNorm(Layer):
         )
 
 
-class RMSNorm(Layer):
+class RMSNorm(FromTorch, Layer):
     """RMS normalization: y = gamma·x / sqrt(mean(x²) + eps) over the trailing axes.
 
     Parameters
@@ -273,8 +326,10 @@ class RMSNorm(Layer):
     array([[0.2, 1.4]], dtype=float32)
     """
 
+    shape: tuple[int, ...]
     _parameters = ("gamma",)
     _backward = staticmethod(rmsnorm_backward)
+    _torch_size, _own_size = "normalized_shape", "shape"
 
     def __init__(
         self,
@@ -284,18 +339,21 @@ class RMSNorm(Layer):
         affine: bool = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
-    ):
+    ) -> None:
         self.shape = check_lengths("shape", shape)
         super().__init__(self.shape, eps, affine, dtype, reuse_output)
 
-    def forward(self, x: ArrayLike) -> NDArray:
+    def _described(self) -> list[str]:
+        return [str(self.shape[0] if len(self.shape) == 1 else self.shape), *super()._described()]
+
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize x, (*, *shape), to a y of the same shape."""
         axis = -len(self.shape)
         x = as_input(x, 1, axis, self.shape)
         return self._remember(*rmsnorm_forward(x, self.gamma, self.eps, axis=axis, out=self._room_for_y(x)))
 
 
-class GroupNorm(Layer):
+class GroupNorm(FromTorch, Layer):
     """Group normalization: statistics of each group of neighbouring channels of each sample.
 
     A group of a single value (one channel, one position) gives beta, as equal values do, and gradients of 0 for x and
@@ -325,7 +383,10 @@ class GroupNorm(Layer):
     array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
+    num_groups: int
+    num_channels: int
     _backward = staticmethod(groupnorm_backward)
+    _torch_size, _own_size = "num_channels", "num_channels"
 
     def __init__(
         self,
@@ -336,14 +397,17 @@ class GroupNorm(Layer):
         affine: bool | str = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
-    ):
+    ) -> None:
         self.num_groups = check_integer("num_groups", num_groups, low=1)
         self.num_channels = check_length("num_channels", num_channels)
         if self.num_channels % self.num_groups:
             raise ValueError(f"num_groups: expected a divisor of {num_channels} channels, got {num_groups}")
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
 
-    def forward(self, x: ArrayLike) -> NDArray:
+    def _described(self) -> list[str]:
+        return [f"{self.num_groups}, {self.num_channels}", *super()._described()]
+
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize x, (N, num_channels, *), to a y of the same shape."""
         x = as_input(x, 2, 1, (self.num_channels,))
         return self._remember(
@@ -351,7 +415,7 @@ class GroupNorm(Layer):
         )
 
 
-class InstanceNorm(Layer):
+class InstanceNorm(FromTorch, Layer):
     """Instance normalization: statistics of each channel of each sample.
 
     A channel of one position, as in (N, C), gives beta, as equal values do, and gradients of 0 for x and gamma: no
@@ -381,7 +445,9 @@ class InstanceNorm(Layer):
             [-1.,  1.]]], dtype=float32)
     """
 
+    num_channels: int
     _backward = staticmethod(instancenorm_backward)
+    _torch_size, _own_size = "num_features", "num_channels"
 
     def __init__(
         self,
@@ -391,11 +457,14 @@ class InstanceNorm(Layer):
         affine: bool | str = True,
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
-    ):
+    ) -> None:
         self.num_channels = check_length("num_channels", num_channels)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
 
-    def forward(self, x: ArrayLike) -> NDArray:
+    def _described(self) -> list[str]:
+        return [str(self.num_channels), *super()._described()]
+
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize x, (N, num_channels, *), to a y of the same shape."""
         x = as_input(x, 2, 1, (self.num_channels,))
         return self._remember(*instancenorm_forward(x, self.gamma, self.beta, self.eps, out=self._room_for_y(x)))

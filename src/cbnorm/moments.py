@@ -4,8 +4,11 @@ Sets merge by Chan's formula, in `_merge.py`. A mean is the unevaluated sum mean
 merge would lose digits of the deviations.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +23,7 @@ from cbnorm._results import contiguous, float_dtypes
 from cbnorm._standardize import standardized, unstandardized
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Moments(Record):
     """Count, mean and sum of squared deviations of a set of values; sets merge with ``+`` and ``sum``.
 
@@ -61,9 +64,9 @@ class Moments(Record):
     count: int
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
-    mean_lo: NDArray[np.float64] | None = None
+    mean_lo: NDArray[np.float64] = None  # type: ignore[assignment]  # and never None once made
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Convert, check and copy what was given."""
         count = check_integer("count", self.count, 0, MOST_VALUES)
         mean = copy_numbers("mean", self.mean)
@@ -74,7 +77,7 @@ class Moments(Record):
             mean_lo = copy_numbers("mean_lo", self.mean_lo, mean.shape, "mean")
         self._fill(count=count, mean=mean, m2=m2, mean_lo=mean_lo)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Take a pickle of version 0.1, which holds count, mean and m2."""
         self.__init__(*state)
 
@@ -105,8 +108,8 @@ class Moments(Record):
         return np.sqrt(self.var(ddof))
 
     def standardize(
-        self, x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray | None = None
-    ) -> NDArray:
+        self, x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """(x - mean) / std with this mean and std: other data on the scale of those that the moments are of.
 
         Parameters
@@ -149,8 +152,8 @@ class Moments(Record):
         return standardized(x, view, out, find_plan, statistics)[0]
 
     def unstandardize(
-        self, y: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray | None = None
-    ) -> NDArray:
+        self, y: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Return y·std + mean: what `standardize` took away, also from a y of other data.
 
         Parameters
@@ -184,7 +187,7 @@ class Moments(Record):
         mean, mean_lo, std = (each.reshape(along) for each in (self.mean, self.mean_lo, self.std(ddof)))
         return unstandardized(y, mean, mean_lo, std, out)
 
-    def _view(self, name, array, axis):
+    def _view(self, name: str, array: ArrayLike, axis: int | tuple[int, ...] | None) -> tuple[NDArray[Any], Channels]:
         array = as_numbers(name, array)
         view = Channels(array, check_axes(axis, array.ndim))
         kept_as_1 = tuple(1 if number in view.reduced else n for number, n in enumerate(array.shape))
@@ -196,12 +199,12 @@ class Moments(Record):
             raise ValueError("Moments: expected a count of at least 1 to standardize with, got 0")
         return array, view
 
-    def _degrees(self, ddof):
+    def _degrees(self, ddof: float) -> float:
         """What m2 is divided by; NaN where that gives no variance."""
         degrees = self.count - check_number("ddof", ddof, -math.inf, math.inf)
         return degrees if degrees > 0 else math.nan
 
-    def __add__(self, other):
+    def __add__(self, other: object) -> Moments:
         """Return the moments of both sets of values together."""
         if not isinstance(other, Moments):
             return NotImplemented
@@ -233,7 +236,7 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: b
     -------
     Moments
         Its arrays have the remaining axes, float64, and the accuracy of float64 at any offset: the data is
-        centred before it is squared.
+        _centred before it is squared.
 
     Raises
     ------
@@ -258,20 +261,20 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: b
     shape = view.shape
     if check_flag("keepdims", keepdims):
         shape = tuple(1 if number in view.reduced else length for number, length in enumerate(x.shape))
-    x, pivot = centred(view.arranged(x), view.plan())
+    x, pivot = _centred(view.arranged(x), view.plan())
     statistics = find_statistics(view.plan(), contiguous(x, float_dtypes(x)[0]))
-    return moments_from(statistics, view.count, pivot, lambda values: view.by_channel(values).reshape(shape))
+    return _moments_from(statistics, view.count, pivot, lambda values: view.by_channel(values).reshape(shape))
 
 
-def moments_of_channels(x: NDArray, plan: Plan) -> Moments:
+def moments_of_channels(x: NDArray[Any], plan: Plan) -> Moments:
     """(channels,), those of each channel of an array that is seen by a plan."""
-    x, pivot = centred(x, plan)
-    return moments_from(find_statistics(plan, contiguous(x, float_dtypes(x)[0])), plan.outer * plan.inner, pivot)
+    x, pivot = _centred(x, plan)
+    return _moments_from(find_statistics(plan, contiguous(x, float_dtypes(x)[0])), plan.outer * plan.inner, pivot)
 
 
 def standardize(
-    x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray | None = None
-) -> tuple[NDArray, Moments]:
+    x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], Moments]:
     """(x - mean) / std over any axes: data of mean 0 and variance 1, whatever their offset.
 
     Parameters
@@ -324,23 +327,23 @@ def standardize(
     axes = check_axes(axis, x.ndim)
     ddof = check_number("ddof", ddof, -math.inf, math.inf)
     view = Channels(x, axes)
-    centred_x, pivot = centred(view.arranged(x), view.plan())
+    centred_x, pivot = _centred(view.arranged(x), view.plan())
     if pivot is not None:
         x = view.restored(centred_x.reshape(view.arranged(x).shape))
         view = Channels(x, axes)
     degrees = view.count - ddof
     y, statistics, view = standardized(x, view, out, lambda seen: seen.plan(count=degrees if degrees > 0 else math.nan))
-    return y, moments_from(statistics, view.count, pivot, view.by_channel)
+    return y, _moments_from(statistics, view.count, pivot, view.by_channel)
 
 
-def centred(x, plan):
+def _centred(x, plan):
     """Integers that float64 rounds, less the first of their channel; else x itself, and None."""
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8 and x.size:
-        return centred_integers(x, plan)
+        return _centred_integers(x, plan)
     return x, None
 
 
-def moments_from(statistics, count, pivot=None, shaped=lambda values: values):
+def _moments_from(statistics, count, pivot=None, shaped=lambda values: values):
     """Those that the kernels found, with the pivot back; `shaped` brings (channels,) to their shape."""
     mean, mean_lo, m2 = statistics[:3]
     if count == 0:
@@ -354,7 +357,7 @@ def moments_from(statistics, count, pivot=None, shaped=lambda values: values):
     return Moments._of(count=count, mean=shaped(mean), m2=shaped(m2), mean_lo=shaped(mean_lo))
 
 
-def centred_integers(x, plan):
+def _centred_integers(x, plan):
     """64-bit integers less the first of their channel, before float64 rounds them: nanoseconds lose 100 ns each.
 
     The second result is what was subtracted, (channels,), or None where float64 holds all of x.
@@ -368,7 +371,7 @@ def centred_integers(x, plan):
     return np.where(fits, deviations, x.astype(np.float64)), np.where(fits, first, 0).ravel()
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Pickles of version 0.1 look for it here."""
     if name == "PopulationStats":
         from cbnorm.population import PopulationStats

@@ -6,8 +6,11 @@ that a channel has in all parts, xhat = (x - mean)·inv_std, inv_std = 1 / sqrt(
 dx = (gamma·inv_std / M)·(M·dout - xhat·Σ dout·xhat - Σ dout), in each part for itself.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,7 +38,7 @@ from cbnorm.moments import Moments, moments_of_channels
 __all__ = ["GradientSums", "gradient_sums", "input_gradient", "moments", "normalize"]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class GradientSums(Record):
     """Σ dout and Σ dout·xhat of a set of values, which are dbeta and dgamma; sets merge with ``+`` and ``sum``.
 
@@ -61,21 +64,21 @@ class GradientSums(Record):
     --------
     >>> import cbnorm
     >>> cbnorm.parts.GradientSums(2, [1.0], [0.5]) + cbnorm.parts.GradientSums(1, [3.0], [0.25])
-    GradientSums(count=3, dout=array([4.]), dout_xhat=array([0.75]))
+    GradientSums(count=3, dout=[4.], dout_xhat=[0.75])
     """
 
     count: int
     dout: NDArray[np.float64]
     dout_xhat: NDArray[np.float64]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Convert, check and copy what was given."""
         count = check_integer("count", self.count, 0, MOST_VALUES)
         dout = copy_numbers("dout", self.dout)
         dout_xhat = copy_numbers("dout_xhat", self.dout_xhat, dout.shape, "dout")
         self._fill(count=count, dout=dout, dout_xhat=dout_xhat)
 
-    def __add__(self, other):
+    def __add__(self, other: object) -> GradientSums:
         """Return the sums over both sets of values together."""
         if not isinstance(other, GradientSums):
             return NotImplemented
@@ -127,8 +130,8 @@ def normalize(
     eps: float = 1e-5,
     *,
     axis: int = 1,
-    out: NDArray | None = None,
-) -> NDArray:
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Normalize a part with the statistics of the whole, then scale and shift it: the second step of a forward pass.
 
     Parameters
@@ -169,8 +172,8 @@ def normalize(
     >>> np.allclose(y, cbnorm.batchnorm_forward(x)[0], rtol=0, atol=1e-12)
     True
     """
-    x, plan = check_part(x, moments, eps, axis)
-    return forward("batchnorm", plan, x, gamma, beta, out, None, statistics_of(moments, plan))[0]
+    x, plan = _check_part(x, moments, eps, axis)
+    return forward("batchnorm", plan, x, gamma, beta, out, None, _statistics_of(moments, plan))[0]
 
 
 def gradient_sums(dout: ArrayLike, x: ArrayLike, moments: Moments, eps: float = 1e-5, *, axis: int = 1) -> GradientSums:
@@ -206,12 +209,12 @@ def gradient_sums(dout: ArrayLike, x: ArrayLike, moments: Moments, eps: float = 
     >>> sums.count, sums.dout
     (3, array([3., 3.]))
     """
-    x, plan = check_part(x, moments, eps, axis)
+    x, plan = _check_part(x, moments, eps, axis)
     dout = check_shape("dout", dout, plan.shape)
     sums = np.zeros((2, plan.channels))
     if x.size:
         dtype = float_dtypes(x)[0]
-        arrays = plan, contiguous(dout, dtype), contiguous(x, dtype), sums, statistics_of(moments, plan)
+        arrays = plan, contiguous(dout, dtype), contiguous(x, dtype), sums, _statistics_of(moments, plan)
         overflown = _kernels.active.gradient_sums(*arrays, threads_for(x.size))
         mend_channel_sums(*arrays, overflown)
     return GradientSums._of(count=plan.outer * plan.inner, dout=sums[0], dout_xhat=sums[1])
@@ -226,8 +229,8 @@ def input_gradient(
     eps: float = 1e-5,
     *,
     axis: int = 1,
-    out: NDArray | None = None,
-) -> NDArray:
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Gradient with respect to a part: the second step of a backward pass.
 
     Parameters
@@ -271,17 +274,17 @@ def input_gradient(
     >>> [np.allclose(*each, rtol=0, atol=1e-12) for each in zip((dx, dgamma, dbeta), want)]
     [True, True, True]
     """
-    x, plan = check_part(x, moments, eps, axis)
+    x, plan = _check_part(x, moments, eps, axis)
     dout = check_shape("dout", dout, plan.shape)
     check_merged("sums", sums, GradientSums, "dout", plan.shape, plan.axis, moments.count)
     dtype, result_dtype = float_dtypes(x)
-    kernel_gamma = check_parameter("gamma", gamma, plan.parameter_shape, dtype)
+    kernel_gamma = check_parameter("gamma", gamma, plan, dtype)
     if out is not None:
         check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, x, gamma))
     values = contiguous(dout, dtype)
     dx = room_for(out, values, dout, result_dtype)
     if x.size:
-        x, statistics = contiguous(x, dtype), statistics_of(moments, plan)
+        x, statistics = contiguous(x, dtype), _statistics_of(moments, plan)
         plan = plan_channels(plan.shape, plan.axis, plan.eps, False, sums.count)  # these statistics depend on x
         both = np.stack((sums.dout, sums.dout_xhat))
         arrays = plan, values, x, dx, kernel_gamma, both, statistics
@@ -291,7 +294,7 @@ def input_gradient(
     return as_result(dx, result_dtype, out)
 
 
-def check_part(x, moments, eps, axis):
+def _check_part(x, moments, eps, axis):
     """What all steps but the first begin with: x as an array, and a plan whose statistics are those of the whole."""
     x = as_array(x, 2)
     axis = check_axis(axis, x.ndim)
@@ -299,7 +302,7 @@ def check_part(x, moments, eps, axis):
     return x, plan_channels(x.shape, axis, check_eps(eps), True, moments.count)
 
 
-def statistics_of(moments, plan):
+def _statistics_of(moments, plan):
     """Moments as the kernels take them."""
     m2 = moments.m2
     if not math.isfinite(m2.max(initial=0)):  # too large for a float: y would be beta, which it is not

@@ -1,7 +1,10 @@
 """Population statistics, gathered batch by batch, for test time."""
 
+from __future__ import annotations
+
 import os
 import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +13,7 @@ from cbnorm._arrays import as_array, check_axis, check_integer
 from cbnorm._merge import QUIET
 from cbnorm._plan import plan_channels
 from cbnorm._record import is_start_of_sum
-from cbnorm.moments import moments_of_channels
+from cbnorm.moments import Moments, moments_of_channels
 
 _gathering = threading.Lock()  # held for the microseconds in which population statistics take a batch in: one for all
 if hasattr(os, "register_at_fork"):  # a child finds the lock free, and no batch half taken in
@@ -53,10 +56,13 @@ class PopulationStats:
     (array([3.]), array([4.66666667]))
     """
 
-    def __init__(self, axis: int = 1):
+    axis: int
+    batches: int
+
+    def __init__(self, axis: int = 1) -> None:
         self.axis = check_integer("axis", axis)
         self.batches = 0
-        self._pooled = None  # Moments of all values
+        self._pooled: Moments | None = None  # of all values
         self._sum_mean = self._sum_var = 0.0
 
     def update(self, x: ArrayLike) -> None:
@@ -84,11 +90,16 @@ class PopulationStats:
                 self._sum_mean = self._sum_mean + batch.mean
                 self._sum_var = self._sum_var + batch.var()
 
-    def _check_channels(self, x, axis):
+    def _check_channels(self, x: NDArray[Any], axis: int) -> None:
         if self._pooled is not None and x.shape[axis] != self._pooled.mean.size:
             raise ValueError(f"x: expected {self._pooled.mean.size} channels on axis {axis}, got shape {x.shape}")
 
-    def __getstate__(self):
+    def __repr__(self) -> str:
+        """How much it holds."""
+        channels = "" if self._pooled is None else f", {self._pooled.mean.size} channels"
+        return f"PopulationStats(axis={self.axis}, batches={self.batches}, count={self.count}{channels})"
+
+    def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled and copied, not between two steps of an `update`."""
         with _gathering:
             return vars(self).copy()
@@ -133,12 +144,12 @@ class PopulationStats:
         with QUIET():
             return sum_mean / batches, sum_var / (batches - 1)
 
-    def _gathered(self):
+    def _gathered(self) -> Moments:
         if not self.count:
             raise ValueError("PopulationStats: expected at least one value a channel before it is read, got none")
         return self._pooled
 
-    def __add__(self, other):
+    def __add__(self, other: object) -> PopulationStats:
         """Return the statistics of both data sets together."""
         if not isinstance(other, PopulationStats):
             return NotImplemented
@@ -152,6 +163,6 @@ class PopulationStats:
                     both._sum_var = both._sum_var + part._sum_var
         return both
 
-    def __radd__(self, other):
+    def __radd__(self, other: object) -> PopulationStats:
         """Return a copy of these statistics: `sum` begins with 0."""
         return PopulationStats(self.axis) + self if is_start_of_sum(other) else NotImplemented

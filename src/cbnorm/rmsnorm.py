@@ -1,5 +1,9 @@
 """RMS normalization: y = x / sqrt(mean(x²) + eps) * gamma over the trailing axes (Zhang and Sennrich, 2019)."""
 
+from __future__ import annotations
+
+from typing import Any, overload
+
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm._arrays import as_array, check_axis, check_eps
@@ -13,8 +17,8 @@ def rmsnorm_forward(
     eps: float = 1e-5,
     *,
     axis: int = -1,
-    out: NDArray | None = None,
-) -> tuple[NDArray, Cache]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Cache]:
     """Divide each row by its root mean square, then scale each of its numbers.
 
     Parameters
@@ -58,13 +62,21 @@ def rmsnorm_forward(
     return forward("rmsnorm", plan, x, gamma, None, out)
 
 
+@overload
+def rmsnorm_backward(
+    dout: ArrayLike, cache: Cache, *, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+@overload
+def rmsnorm_backward(
+    dout: ArrayLike, cache: Cache, *, need: tuple[bool, bool], out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]: ...
 def rmsnorm_backward(
     dout: ArrayLike,
     cache: Cache,
     *,
     need: tuple[bool, bool] = (True, True),
-    out: NDArray | None = None,
-) -> tuple[NDArray | None, NDArray | None]:
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Gradients with respect to x and gamma.
 
     With D numbers a row and ``dxhat = dout * gamma``,

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from cbnorm.cli.bench.peers.numpy import NumPy
-from cbnorm.cli.bench.peers.peer import Calls
+from cbnorm._cli.bench.peers.numpy import NumPy
+from cbnorm._cli.bench.peers.peer import Calls
 
 
 class Jax(NumPy):

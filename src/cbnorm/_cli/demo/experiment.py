@@ -10,9 +10,9 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 import cbnorm
-from cbnorm.cli.demo import numpy_layers
-from cbnorm.cli.demo.network import Network
-from cbnorm.cli.demo.results import Results, Run, Timing
+from cbnorm._cli.demo import numpy_layers
+from cbnorm._cli.demo.network import Network
+from cbnorm._cli.demo.results import Results, Run, Timing
 
 # Four hidden layers, and first weights small enough that depth hurts: weights scaled with care would leave
 # normalization less to gain.

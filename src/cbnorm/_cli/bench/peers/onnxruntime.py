@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from cbnorm.cli.bench.cases import EPS, MOMENTUM
-from cbnorm.cli.bench.peers.peer import Calls, Peer
+from cbnorm._cli.bench.cases import EPS, MOMENTUM
+from cbnorm._cli.bench.peers.peer import Calls, Peer
 
 OPSET = 23
 

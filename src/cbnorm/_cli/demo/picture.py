@@ -4,8 +4,8 @@ import math
 
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
-from cbnorm.cli.output import GREY, PALETTE, new_picture, plural, save_picture
+from cbnorm._cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
+from cbnorm._cli.output import GREY, PALETTE, new_picture, plural, save_picture
 
 COLOURS = {"batch": PALETTE[0], "none": PALETTE[1]}
 MORE_COLOURS = PALETTE[2:]
@@ -17,7 +17,7 @@ def draw(results, path):
 
     Parameters
     ----------
-    results : cbnorm.cli.demo.results.Results
+    results : cbnorm._cli.demo.results.Results
         From `experiment.run`.
     path : pathlib.Path
         Where the picture goes; its ending sets the format, PNG without one.

@@ -4,9 +4,9 @@ from functools import partial
 
 import numpy as np
 
-from cbnorm.cli import formulas
-from cbnorm.cli.bench.cases import EPS, MOMENTUM
-from cbnorm.cli.bench.peers.peer import Calls, Peer
+from cbnorm._cli import formulas
+from cbnorm._cli.bench.cases import EPS, MOMENTUM
+from cbnorm._cli.bench.peers.peer import Calls, Peer
 
 
 class NumPy(Peer):

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
 
-from cbnorm.cli.bench.company import ONE_THREAD
-from cbnorm.cli.bench.measure import TOLERANCE, US
-from cbnorm.cli.output import new_table, plural, print_heading, terminal
+from cbnorm._cli.bench.company import ONE_THREAD
+from cbnorm._cli.bench.measure import TOLERANCE, US
+from cbnorm._cli.output import new_table, plural, print_heading, terminal
 
 WIDTH = 100
 

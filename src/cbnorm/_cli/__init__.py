@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import cbnorm
+from cbnorm._cli import output
+from cbnorm._cli.demo.network import NORMS
 from cbnorm._threads import MOST_THREADS
-from cbnorm.cli import output
-from cbnorm.cli.demo.network import NORMS
 
 # What `pip install 'cbnorm[demo]'` adds, by import name.
 DEMO_EXTRAS = ("sklearn", "matplotlib", "rich")
@@ -82,7 +82,7 @@ def _parser():
 
 
 def _add_bench(commands):
-    from cbnorm.cli.bench.cases import OPERATIONS
+    from cbnorm._cli.bench.cases import OPERATIONS
 
     bench = commands.add_parser(
         "bench",
@@ -174,7 +174,7 @@ def _seconds(text):
 
 
 def _shape(text):
-    from cbnorm.cli.bench.cases import Shape
+    from cbnorm._cli.bench.cases import Shape
 
     try:
         return Shape.parse(text)
@@ -183,7 +183,7 @@ def _shape(text):
 
 
 def _peer(text):
-    from cbnorm.cli.bench.peers import PEERS, installed_peers
+    from cbnorm._cli.bench.peers import PEERS, installed_peers
 
     installed = installed_peers()
     if text in installed:
@@ -202,7 +202,7 @@ def _demo(options):
     if not options.no_plot and (problem := output.cannot_draw(options.output)):
         options.fail(f"argument --output: {problem}")
 
-    from cbnorm.cli.demo import experiment, report
+    from cbnorm._cli.demo import experiment, report
 
     results = output.with_progress(
         experiment.run, epochs=options.epochs, seed=options.seed, norms=dict.fromkeys(options.norm)
@@ -211,7 +211,7 @@ def _demo(options):
     if options.no_plot:
         return 0
 
-    from cbnorm.cli.demo import picture
+    from cbnorm._cli.demo import picture
 
     return 0 if output.write("demo", "Picture", picture.draw, results, options.output) else 1
 
@@ -226,8 +226,8 @@ def _bench(options):
     if options.plot and (problem := output.cannot_draw(options.plot)):
         options.fail(f"argument --plot: {problem}")
 
-    from cbnorm.cli.bench import company, measure, report
-    from cbnorm.cli.bench.peers import installed_peers
+    from cbnorm._cli.bench import company, measure, report
+    from cbnorm._cli.bench.peers import installed_peers
 
     settings = {
         "plan": plan,
@@ -250,7 +250,7 @@ def _bench(options):
     if options.json:
         written.append(output.write("bench", "Numbers", report.write_json, results, options.json))
     if options.plot:
-        from cbnorm.cli.bench import picture
+        from cbnorm._cli.bench import picture
 
         written.append(output.write("bench", "Picture", picture.draw, results, options.plot))
     return 0 if all(written) and agrees else 1
@@ -258,7 +258,7 @@ def _bench(options):
 
 def _plan(options):
     """The lines to measure, (operation, shape); a shape that an operation cannot take is left out for it."""
-    from cbnorm.cli.bench.cases import COMPANY, OPERATIONS
+    from cbnorm._cli.bench.cases import COMPANY, OPERATIONS
 
     in_company = options.company is not None
     plan = []

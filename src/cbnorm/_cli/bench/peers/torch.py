@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from cbnorm.cli.bench.cases import EPS, MOMENTUM
-from cbnorm.cli.bench.peers.peer import Calls, Peer, factors
-from cbnorm.cli.output import plural
+from cbnorm._cli.bench.cases import EPS, MOMENTUM
+from cbnorm._cli.bench.peers.peer import Calls, Peer, factors
+from cbnorm._cli.output import plural
 
 EVERY_GRADIENT = [True, True, True]
 

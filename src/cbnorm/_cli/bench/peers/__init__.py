@@ -2,12 +2,12 @@
 
 from importlib.util import find_spec
 
-from cbnorm.cli.bench.peers.jax import Jax
-from cbnorm.cli.bench.peers.numba import Numba
-from cbnorm.cli.bench.peers.numpy import NumPy
-from cbnorm.cli.bench.peers.onnxruntime import OnnxRuntime
-from cbnorm.cli.bench.peers.sklearn import Sklearn
-from cbnorm.cli.bench.peers.torch import Torch
+from cbnorm._cli.bench.peers.jax import Jax
+from cbnorm._cli.bench.peers.numba import Numba
+from cbnorm._cli.bench.peers.numpy import NumPy
+from cbnorm._cli.bench.peers.onnxruntime import OnnxRuntime
+from cbnorm._cli.bench.peers.sklearn import Sklearn
+from cbnorm._cli.bench.peers.torch import Torch
 
 PEERS = {peer.name: peer for peer in (NumPy, Torch, Jax, Numba, Sklearn, OnnxRuntime)}
 

@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from cbnorm.cli.bench.cases import EPS
-from cbnorm.cli.bench.peers.peer import Calls, Peer
+from cbnorm._cli.bench.cases import EPS
+from cbnorm._cli.bench.peers.peer import Calls, Peer
 
 
 class Sklearn(Peer):

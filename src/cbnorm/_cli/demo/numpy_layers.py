@@ -5,7 +5,7 @@ Their names, arguments and methods are those of cbnorm's, as far as a network ca
 
 import numpy as np
 
-from cbnorm.cli import formulas
+from cbnorm._cli import formulas
 
 EPS, MOMENTUM = 1e-5, 0.9  # what cbnorm's layers have where nothing is said
 

@@ -3,8 +3,8 @@
 from functools import partial
 
 import cbnorm
-from cbnorm.cli.bench.cases import EPS, MOMENTUM
-from cbnorm.cli.bench.peers.peer import Calls, Peer
+from cbnorm._cli.bench.cases import EPS, MOMENTUM
+from cbnorm._cli.bench.peers.peer import Calls, Peer
 
 
 class Cbnorm(Peer):

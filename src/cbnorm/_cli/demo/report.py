@@ -2,9 +2,9 @@
 
 import math
 
-from cbnorm.cli.demo.experiment import BATCH_SIZE, INIT_STD, SIZES
-from cbnorm.cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
-from cbnorm.cli.output import new_table, plural, print_heading, terminal
+from cbnorm._cli.demo.experiment import BATCH_SIZE, INIT_STD, SIZES
+from cbnorm._cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
+from cbnorm._cli.output import new_table, plural, print_heading, terminal
 
 
 def print_tables(results):

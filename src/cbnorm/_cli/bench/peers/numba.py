@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
-from cbnorm.cli.bench.cases import EPS
-from cbnorm.cli.bench.peers.numba_loops import compile_loops
-from cbnorm.cli.bench.peers.peer import Calls, Peer
+from cbnorm._cli.bench.cases import EPS
+from cbnorm._cli.bench.peers.numba_loops import compile_loops
+from cbnorm._cli.bench.peers.peer import Calls, Peer
 
 PARALLEL_FROM = 2**15  # numbers; below it the loops are compiled without threads, as these cost more
 

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cbnorm._cli.bench.cases import Case
+from cbnorm._cli.bench.peers import PEERS
+from cbnorm._cli.bench.peers.cbnorm import Cbnorm
+from cbnorm._cli.bench.peers.numpy import NumPy, NumPyCopy
+from cbnorm._cli.bench.peers.peer import Peer
+from cbnorm._cli.bench.peers.torch import TorchCopy
 from cbnorm._config import show_config
-from cbnorm.cli.bench.cases import Case
-from cbnorm.cli.bench.peers import PEERS
-from cbnorm.cli.bench.peers.cbnorm import Cbnorm
-from cbnorm.cli.bench.peers.numpy import NumPy, NumPyCopy
-from cbnorm.cli.bench.peers.peer import Peer
-from cbnorm.cli.bench.peers.torch import TorchCopy
 
 US, COPY = "cbnorm", "copy"
 

@@ -16,11 +16,11 @@ from time import perf_counter, sleep
 
 import numpy as np
 
+from cbnorm._cli.bench.cases import Case, Shape
+from cbnorm._cli.bench.measure import US
+from cbnorm._cli.bench.peers import PEERS
+from cbnorm._cli.bench.peers.cbnorm import Cbnorm
 from cbnorm._config import show_config
-from cbnorm.cli.bench.cases import Case, Shape
-from cbnorm.cli.bench.measure import US
-from cbnorm.cli.bench.peers import PEERS
-from cbnorm.cli.bench.peers.cbnorm import Cbnorm
 
 ONE_THREAD = "cbnorm, 1 thread"
 TURNS = 3

@@ -5,8 +5,8 @@ from statistics import median
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from cbnorm.cli.bench.measure import US
-from cbnorm.cli.output import GREY, PALETTE, new_picture, save_picture
+from cbnorm._cli.bench.measure import US
+from cbnorm._cli.output import GREY, PALETTE, new_picture, save_picture
 
 LINE_HEIGHT = 0.21  # inches
 
@@ -16,7 +16,7 @@ def draw(results, path):
 
     Parameters
     ----------
-    results : cbnorm.cli.bench.measure.Results
+    results : cbnorm._cli.bench.measure.Results
         From `measure.run`.
     path : pathlib.Path
         Where the picture goes; its ending sets the format, PNG without one.
