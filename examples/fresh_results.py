@@ -7,18 +7,21 @@ blocks. Without the pool, and with it.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import cbnorm
 
 SHAPES = {"256x1024": 1, "4096x1024": 1, "32x14x14x256": -1, "16384x1024": 1}  # the channel axis of each
 
 
-def between(x, axis):
+def between(x: NDArray[np.float32], axis: int) -> dict[str, Callable[[], object]]:
     """What comes between two calls, by name."""
-    calls = {"alone": lambda: None, "NumPy": lambda: x * 2}
+    calls: dict[str, Callable[[], object]] = {"alone": lambda: None, "NumPy": lambda: x * 2}
     try:
         from torch import from_numpy
         from torch.nn.functional import batch_norm
@@ -28,14 +31,14 @@ def between(x, axis):
     return calls | {"PyTorch": lambda: batch_norm(tensor, None, None, training=True)}
 
 
-def main():
+def main() -> None:
     """Print the ratio of the mean times."""
     for text, axis in SHAPES.items():
         shape = tuple(map(int, text.split("x")))
         x, dout = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
         out = np.ones_like(x)
         cache = cbnorm.batchnorm_forward(x, axis=axis)[1]
-        calls = {
+        calls: dict[str, Callable[..., Any]] = {
             "train": partial(cbnorm.batchnorm_forward, x, axis=axis),
             "backward": partial(cbnorm.batchnorm_backward, dout, cache),
         }

@@ -4,16 +4,25 @@ Every library gets the same (4096, 256) array of std 1 around a mean; the truth 
 float64. Run as `python examples/offset_errors.py`; PyTorch's columns appear where it is installed.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 import cbnorm
-from cbnorm._cli import formulas
 
 
-def libraries():
+def numpy_formula(x: NDArray[Any]) -> NDArray[Any]:
+    """Training mode as one writes it down, in the dtype of x."""
+    y: NDArray[Any] = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + x.dtype.type(1e-5))
+    return y
+
+
+def libraries() -> dict[str, Callable[[NDArray[np.float32]], NDArray[Any]]]:
     """Name of each library and its call: x -> y."""
-    calls = {
-        "NumPy": lambda x: formulas.forward(x, np.float32(1), np.float32(0), axes=0, eps=1e-5)[0],
+    calls: dict[str, Callable[[NDArray[np.float32]], NDArray[Any]]] = {
+        "NumPy": numpy_formula,
         "cbnorm": lambda x: cbnorm.batchnorm_forward(x)[0],
     }
     try:
@@ -21,8 +30,9 @@ def libraries():
     except ModuleNotFoundError:
         return calls
 
-    def batch_norm(x):
-        return torch.nn.functional.batch_norm(torch.from_numpy(x), None, None, training=True).numpy()
+    def batch_norm(x: NDArray[np.float32]) -> NDArray[Any]:
+        y: NDArray[Any] = torch.nn.functional.batch_norm(torch.from_numpy(x), None, None, training=True).numpy()
+        return y
 
     calls["PyTorch (N, C)"] = batch_norm
     calls["PyTorch NCHW"] = lambda x: (
@@ -31,7 +41,7 @@ def libraries():
     return calls
 
 
-def main():
+def main() -> None:
     """Print a row for each offset."""
     calls = libraries()
     noise = np.random.default_rng(0).standard_normal((4096, 256))
@@ -39,7 +49,7 @@ def main():
     for offset in (0, 1e2, 1e4, 1e6):
         x = (noise + offset).astype(np.float32)
         exact = x.astype(np.float64)
-        truth = (exact - exact.mean(axis=0)) / np.sqrt(exact.var(axis=0) + 1e-5)
+        truth = numpy_formula(exact)
         errors = (np.abs(call(x) - truth).max() for call in calls.values())
         print(f"{offset:<8g}", *(f"{error:16.1e}" for error in errors))
 

@@ -5,8 +5,11 @@ and sums are pickled, and `sum` merges them. Prints the largest difference from 
 """
 
 import multiprocessing
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import cbnorm
 from cbnorm import parts
@@ -14,13 +17,13 @@ from cbnorm import parts
 SAMPLES = (5, 1, 0, 10)  # of each rank
 
 
-def merge(mine, pipe):
+def merge(mine: Any, pipe: Connection) -> Any:
     """The sum over all ranks, in the same order everywhere, so that each has the same bits."""
     pipe.send(mine)
     return sum(pipe.recv())
 
 
-def rank(x, dout, pipe):
+def rank(x: NDArray[np.float64], dout: NDArray[np.float64], pipe: Connection) -> None:
     """A forward and a backward pass of this rank's part; x is (samples, channels, height, width)."""
     whole = merge(parts.moments(x), pipe)
     y = parts.normalize(x, whole)
@@ -28,7 +31,7 @@ def rank(x, dout, pipe):
     pipe.send((y, parts.input_gradient(dout, x, whole, sums)))
 
 
-def run(x, dout):
+def run(x: NDArray[np.float64], dout: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Normalize a batch that is dealt out to the ranks; return y and dx of all samples."""
     context, cuts = multiprocessing.get_context("spawn"), np.cumsum(SAMPLES)[:-1]
     pipes, ranks = [], []

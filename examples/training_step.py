@@ -11,9 +11,11 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import IO
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "one thread": {"CBNORM_NUM_THREADS": "1"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
@@ -23,9 +25,10 @@ TURNS = 5
 REST = 0.06  # seconds, in which the threads of the process before fall asleep
 
 
-def make_step(text):
+def make_step(text: str) -> Callable[[], float]:
     """The function that makes a step and returns the seconds in normalization."""
     import numpy as np
+    from numpy.typing import NDArray
 
     import cbnorm
 
@@ -38,12 +41,12 @@ def make_step(text):
     y, dx = np.ones_like(x), np.ones_like(x)
     gamma, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
 
-    def product(values, matrix):
+    def product(values: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         if inner == 1:
             return values @ matrix
         return (matrix @ values.reshape(-1, channels, inner)).reshape(shape)
 
-    def step():
+    def step() -> float:
         z = product(x, weights)
         start = time.perf_counter()
         cache = cbnorm.batchnorm_forward(z, gamma, beta, out=y)[1]
@@ -60,9 +63,9 @@ def make_step(text):
     return step
 
 
-def serve():
+def serve() -> None:
     """Make steps as told on standard input: how long, of which kind."""
-    steps = {}
+    steps: dict[str, Callable[[], float]] = {}
     for line in sys.stdin:
         seconds, text = line.split()
         if text not in steps:
@@ -76,7 +79,13 @@ def serve():
         print(time.perf_counter() - start, spent, made, flush=True)
 
 
-def main(seconds, shapes):
+def stream(file: IO[str] | None) -> IO[str]:
+    """One end of a pipe, which is there."""
+    assert file is not None
+    return file
+
+
+def main(seconds: float, shapes: Sequence[str]) -> None:
     """Print a line for each kind of step."""
     processes = {}
     for name, settings in SETTINGS.items():
@@ -93,8 +102,8 @@ def main(seconds, shapes):
         for turn in range(TURNS + 1):
             for name in random.sample(list(processes), len(processes)):
                 time.sleep(REST)
-                print(seconds if turn else 0.1 * seconds, text, file=processes[name].stdin, flush=True)
-                found = map(float, processes[name].stdout.readline().split())
+                print(seconds if turn else 0.1 * seconds, text, file=stream(processes[name].stdin), flush=True)
+                found = map(float, stream(processes[name].stdout).readline().split())
                 if turn:
                     totals[name] = [total + number for total, number in zip(totals[name], found, strict=True)]
         steps = {name: 1e3 * total / made for name, (total, _, made) in totals.items()}
