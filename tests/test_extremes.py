@@ -259,3 +259,19 @@ def test_sums_of_dout_that_float32_does_not_hold(kernels, num_threads, name, nee
             scale = np.abs(wanted[within]).max(initial=terms)
             np.testing.assert_array_equal(narrow[~within], np.sign(wanted[~within]) * np.inf)
             assert np.abs(narrow[within] - wanted[within]).max(initial=0) <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_partial_sums_of_dout_that_float64_does_not_hold(kernels, name):
+    norm, shape = WALKS[name]
+    x, dout, parameters = make_case(norm, shape, np.float64)
+    parameters = [np.full_like(each, 1e-9) for each in parameters]
+    for numbers in norm.sets(dout):
+        flat = np.ones(numbers.size)
+        flat[:4], flat[4:8] = 1e308, -1e308
+        numbers[...] = flat.reshape(numbers.shape)
+    _, cache, *_ = norm.forward(x, *parameters)
+    got, want = norm.backward(dout, cache), norm.backward(dout * 2.0**-60, cache)
+    for large, small in zip(got, want, strict=True):
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(large, small * 2.0**60, rtol=1e-12, atol=1e295)

@@ -58,17 +58,15 @@ def by_sets(plan, array):
     return array.reshape((plan.sets, -1) if plan.groups else (plan.outer, plan.channels, plan.inner))
 
 
-def put(where, wide, narrow):
-    """Values of float64 into an array, in silence."""
+def put(where, wide, narrow, scale=1.0):
+    """Values of float64, times a power of two, into an array, in silence."""
     with np.errstate(all="ignore"):
-        np.copyto(narrow, wide, casting="same_kind", where=where)
+        np.copyto(narrow, wide if scale == 1 else wide * scale, casting="same_kind", where=where)
 
 
-def put_scaled(room, wide, dx):
-    """Dx of the sets of a room, where 1 / std was smaller by its scale."""
-    with np.errstate(all="ignore"):
-        wide = by_sets(room.plan, wide) * room.scale
-    put(room.beyond, wide, by_sets(room.plan, dx))
+def put_dx(room, wide, dx):
+    """Of the sets of a room, where 1 / std was smaller by its scale."""
+    put(room.beyond, by_sets(room.plan, wide), by_sets(room.plan, dx), room.scale)
 
 
 def widened(array):
@@ -102,7 +100,7 @@ def backward_beyond(plan, dout, x, dx, gamma, gradients, statistics):
     def finish():
         for room, (wide, *wide_sums) in found:
             if dx is not None:
-                put_scaled(room, wide, dx)
+                put_dx(room, wide, dx)
             for gradient, wide_gradient in zip(gradients, wide_sums, strict=True):
                 if gradient is not None:  # those of rows are sums over all rows
                     put(True if plan.groups else room.beyond[:, 0], wide_gradient, gradient)
@@ -110,28 +108,38 @@ def backward_beyond(plan, dout, x, dx, gamma, gradients, statistics):
     return finish
 
 
+def smaller_dout(dout):
+    """A dout whose sums float64 holds, and what gradients of it are to be multiplied by."""
+    if dout.dtype.itemsize == 4:
+        return widened(dout), 1.0
+    with np.errstate(all="ignore"):
+        return dout * SMALLER, 1 / SMALLER
+
+
 def mend_sums(plan, dout, x, dx, gamma, gradients, statistics):
-    """Write the gradients anew where float32 sums of dout overflowed; `dx` is not `dout`."""
+    """Write the gradients anew where sums of dout overflowed; `dx` is not `dout`."""
     room = Room(np.ones((plan.sets, 1), bool), plan, widened(x), statistics, 1.0)
+    dout, scale = smaller_dout(dout)
     wide, *wide_sums = wide_gradients(room, dout, dx, gamma, gradients)
     if dx is not None:
         narrow = by_sets(plan, dx)
         finite = np.isfinite(narrow).all(axis=1 if plan.groups else (0, 2))[:, np.newaxis]
-        put(~finite, by_sets(plan, wide), narrow)
+        put(~finite, by_sets(plan, wide), narrow, scale)
     for gradient, wide_gradient in zip(gradients, wide_sums, strict=True):
         if gradient is not None:
-            put(~np.isfinite(gradient), wide_gradient, gradient)
+            put(~np.isfinite(gradient), wide_gradient, gradient, scale)
 
 
 def mend_channel_sums(plan, dout, x, sums, statistics, overflown):
-    """Write sums of the gradient, (2, channels), anew where float32 does not hold what they need."""
+    """Write sums of the gradient, (2, channels), anew where their dtype does not hold what they need."""
     found = rooms(plan, x.dtype, x, statistics)
     if overflown and not found:
         found = [Room(np.zeros((plan.sets, 1), bool), plan, widened(x), statistics, 1.0)]
+    dout, scale = smaller_dout(dout)
     for room in found:
         wide = np.zeros(sums.shape)
-        _kernels.active.gradient_sums(room.plan, widened(dout), room.x, wide, room.statistics, threads_for(x.size))
-        put(room.beyond.T | ~np.isfinite(sums), wide, sums)
+        _kernels.active.gradient_sums(room.plan, dout, room.x, wide, room.statistics, threads_for(x.size))
+        put(room.beyond.T | ~np.isfinite(sums), wide, sums, scale)
 
 
 def input_gradient_beyond(plan, dout, x, dx, gamma, sums, statistics):
@@ -145,6 +153,6 @@ def input_gradient_beyond(plan, dout, x, dx, gamma, sums, statistics):
 
     def finish():
         for room, wide in found:
-            put_scaled(room, wide, dx)
+            put_dx(room, wide, dx)
 
     return finish

@@ -8,7 +8,7 @@
 # D. Where eps is not tiny, squares that vanish change nothing.
 # E. An array's dtype does not hold the factors of some sets, nor x - mean, where it holds y: `beyond` says that there
 #    are such, and the caller computes them elsewhere (_beyond.py). Where y may be in the place of x, such channels keep
-#    their x. The same where float32 does not hold the sum of four dout.
+#    their x. The same where sums of dout are not finite.
 
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX
 from libc.math cimport NAN, fabs, ilogb, isfinite, scalbn, sqrt
@@ -192,7 +192,7 @@ cdef void keep_beyond(const Call *call, Py_ssize_t first, Py_ssize_t last) noexc
 
 
 cdef void look_at_sums(const Facts *facts, const double *sums, Py_ssize_t size) noexcept nogil:
-    """Of the gradient, in float32: four dout are added before they become double."""
+    """Of the gradient: float32 adds four dout before they are double; partial sums may be larger than the sum."""
     cdef Py_ssize_t i
     cdef bint finite = True
     for i in range(size):

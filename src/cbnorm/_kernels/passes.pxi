@@ -105,9 +105,8 @@ cdef void prepare_backward(const Call *call, Py_ssize_t first, Py_ssize_t last) 
             merge_columns_gradients(facts, first, last)
         else:
             merge_planes_gradients(facts, first, last)
-        if sizeof(call.x[0]) == sizeof(float):
-            look_at_sums(facts, facts.sum_dout + first, last - first)
-            look_at_sums(facts, facts.sum_dout_xhat + first, last - first)
+        look_at_sums(facts, facts.sum_dout + first, last - first)
+        look_at_sums(facts, facts.sum_dout_xhat + first, last - first)
         finish_gradients(call, first, last)
     if call.out == NULL:
         return
@@ -185,9 +184,8 @@ cdef void backward_by_chunks(Call *own, Team *team, int thread) noexcept nogil:
         first = share(facts.channels, thread, threads)
         end = share(facts.channels, thread + 1, threads)
         merge_parameter_gradients(facts, first, end)
-        if sizeof(own.x[0]) == sizeof(float):
-            look_at_sums(facts, facts.sum_dout + first, end - first)
-            look_at_sums(facts, facts.sum_dout_xhat + first, end - first)
+        look_at_sums(facts, facts.sum_dout + first, end - first)
+        look_at_sums(facts, facts.sum_dout_xhat + first, end - first)
         finish_gradients(own, first, end)
 
 

@@ -174,9 +174,8 @@ cdef inline void collect_rows_gradients(const Call *call, Py_ssize_t first, Py_s
         if facts.collecting:
             add_layers_gradients(call, first, last)
     if call.out != NULL:
-        if sizeof(call.x[0]) == sizeof(float):
-            look_at_sums(facts, facts.row_sums, last - first)
-            look_at_sums(facts, facts.row_sums + MOST_STEP, last - first)
+        look_at_sums(facts, facts.row_sums, last - first)
+        look_at_sums(facts, facts.row_sums + MOST_STEP, last - first)
         factor_rows_gradient(call, last - first)
 
 
