@@ -262,7 +262,10 @@ cdef check_along(name, value, Plan plan):
         after = len(plan.shape) - plan.axis - len(shape)
         if array.shape == (1,) * plan.axis + shape + (1,) * after:
             return array.reshape(shape)
-        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+        hint = ""
+        if plan.groups == 0 and array.ndim == 1 and array.size in plan.shape:
+            hint = f"; x has that length on axis {plan.shape.index(array.size)}, say `axis=`"
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}{hint}")
     return array
 
 
