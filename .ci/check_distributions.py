@@ -43,7 +43,7 @@ def main(sdist, wheel):
     bad = [f"{what}: {sorted(map(str, names))}" for what, names in problems.items() if names]
     for path in map(Path, (sdist, wheel)):
         print(f"{path.name} {path.stat().st_size:,} bytes")
-    sys.exit("\n".join(bad))
+    sys.exit("\n".join(bad) or None)
 
 
 if __name__ == "__main__":
