@@ -74,7 +74,8 @@ def test_a_module_of_pytorch_and_its_layer_go_the_same_way(options):
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
     hyper = {name: value for name, value in options.items() if name in ("momentum", "eps")}
-    layer = cbnorm.BatchNorm.from_torch(module.state_dict(), **hyper)
+    layer = cbnorm.BatchNorm.from_torch(module.state_dict(), **{"eps": 1e-5} | hyper)
+    assert repr(layer) == repr(cbnorm.BatchNorm.from_torch(module))
     for x in (CHECK, CHECK[::-1] ** 2, np.vstack([CHECK, -CHECK])):
         tensor = torch.tensor(x.copy(), requires_grad=True)
         dout = np.cos(x)

@@ -20,6 +20,8 @@ print(cbnorm._kernels.active_name, cbnorm.batchnorm_forward(x)[0].tolist(), cbno
 def import_copy(folder, ignored):
     """What a process says that imports a copy of the package without some files."""
     shutil.copytree(PACKAGE, folder / "cbnorm", ignore=shutil.ignore_patterns(*ignored))
+    if (libraries := PACKAGE.with_name("cbnorm.libs")).exists():  # those that a repaired wheel brings along
+        shutil.copytree(libraries, folder / "cbnorm.libs")
     command = [
         sys.executable,
         "-c",
@@ -43,17 +45,6 @@ def test_missing_kernels_are_told_from_an_old_cpu(tmp_path):
     assert "ImportError: cbnorm: no kernel file found for this Python, expected baseline" in done.stderr
 
 
-def test_an_old_cpu_is_named(tmp_path):
-    code = """
-import importlib
-from cbnorm import _cpu, _kernels
-_cpu.supported_builds = lambda: []
-importlib.reload(_kernels)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert "ImportError: cbnorm: this CPU is too old, expected one with SSE4.2 and POPCNT" in done.stderr
-
-
 @pytest.mark.frozen
 def test_an_application_that_pyinstaller_froze(tmp_path):
     script = tmp_path / "application.py"
@@ -62,5 +53,4 @@ def test_an_application_that_pyinstaller_froze(tmp_path):
     done = subprocess.run(
         [tmp_path / "dist" / "application" / "application"], capture_output=True, text=True, cwd=tmp_path, env={}
     )
-    assert "[[-0.99999" in done.stdout, done.stderr
-    assert done.stdout.startswith(cbnorm._kernels.BUILDS[-1])
+    assert f"{cbnorm._kernels.BUILDS[-1]} [[-0.99999" in done.stdout, done.stderr
