@@ -55,8 +55,8 @@ if IS_X86:
     }
 
 
-# CBNORM_ABI3=1: one wheel for this Python and all to come. A small call takes 0.5 us more; pip takes the wheel of its own
-# version where there is one.
+# CBNORM_ABI3=1: one wheel for this Python and all to come. A small call takes 0.5 us more; pip takes the wheel of its
+# own version where there is one.
 ABI3 = os.environ.get("CBNORM_ABI3") == "1"
 LEAST_PYTHON = "cp311"
 
