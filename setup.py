@@ -71,6 +71,8 @@ class BuildKernels(build_ext):
         else:
             wanted = os.environ.get("CBNORM_OPENMP") != "0"
             openmp = ["-fopenmp"] if wanted and self.has_openmp() else []
+            if ABI3:  # what that ABI does not have would be called blindly
+                self.compiler.compiler_so.append("-Werror=implicit-function-declaration")
             flags = FLAGS + (GCC_FLAGS if self.takes(["-Werror", *GCC_FLAGS]) else [])
             if SANITIZERS:
                 checks = SANITIZE_FLAGS

@@ -59,4 +59,15 @@ static inline void cbnorm_unmap(void *start, size_t size) {
 #endif
 }
 
+/* Python's stable ABI has no contexts: there results come from NumPy's own memory (CBNORM_ABI3 in setup.py). */
+#ifdef Py_LIMITED_API
+#define CBNORM_HAS_CONTEXTS 0
+#define PyContext_New() Py_NewRef(Py_None)
+#define PyContext_Copy(context) Py_NewRef(context)
+#define PyContext_Enter(context) ((void)(context), 0)
+#define PyContext_Exit(context) ((void)(context), 0)
+#else
+#define CBNORM_HAS_CONTEXTS 1
+#endif
+
 #endif

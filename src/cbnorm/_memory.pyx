@@ -40,6 +40,7 @@ cdef extern from "_memory.h" nogil:
     long long cbnorm_milliseconds()
     void *cbnorm_map(size_t size, bint huge)
     void cbnorm_unmap(void *start, size_t size)
+    const bint CBNORM_HAS_CONTEXTS
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyDataMemAllocator:
@@ -260,9 +261,10 @@ hooks.allocator = PyDataMemAllocator(
 # Contexts with our hooks are entered and left, rather than hooks set and set again: that takes memory, and where
 # there was none all of NumPy would go on with ours.
 cdef object our_context = PyContext_New()
-PyContext_Enter(our_context)
-PyDataMem_SetHandler(PyCapsule_New(&hooks, "mem_handler", NULL))
-PyContext_Exit(our_context)
+if CBNORM_HAS_CONTEXTS:
+    PyContext_Enter(our_context)
+    PyDataMem_SetHandler(PyCapsule_New(&hooks, "mem_handler", NULL))
+    PyContext_Exit(our_context)
 
 
 cdef object new_array(int ndim, cnp.npy_intp *shape, int type_number):
@@ -270,7 +272,7 @@ cdef object new_array(int ndim, cnp.npy_intp *shape, int type_number):
     cdef size_t size = 8 if type_number == cnp.NPY_DOUBLE else 4 if type_number == cnp.NPY_FLOAT else 2
     for i in range(ndim):
         size *= shape[i]
-    if size < LEAST or size > limit:
+    if size < LEAST or size > limit or not CBNORM_HAS_CONTEXTS:
         return cnp.PyArray_EMPTY(ndim, shape, type_number, 0)
     theirs = PyDataMem_GetHandler()
     if <PyObject *>theirs != PyDataMem_DefaultHandler:  # the user wants memory of another kind

@@ -18,8 +18,8 @@ cdef loop add_gradients(
     const floating *restrict mean_hi,   # IN (width), as are the next two
     const floating *restrict mean_lo,
     const floating *restrict inv_std,
-    double *restrict total,             # INOUT (width) Σ dout
-    double *restrict product,           # INOUT (width) Σ dout·xhat
+    double *restrict sum_dout,             # INOUT (width) Σ dout
+    double *restrict sum_dout_xhat,           # INOUT (width) Σ dout·xhat
     bint from_memory,                   # ask for rows ahead
 ) noexcept nogil:
     """Sums over the rows of a tile: four rows in the array's dtype, all else in float64."""
@@ -35,7 +35,7 @@ cdef loop add_gradients(
             prefetch_rows(row + 4 * stride, stride, width)
         if x == NULL:
             for j in range(width):
-                total[j] += (grad[j] + grad[stride + j]) + (grad[2 * stride + j] + grad[3 * stride + j])
+                sum_dout[j] += (grad[j] + grad[stride + j]) + (grad[2 * stride + j] + grad[3 * stride + j])
             continue
         for j in range(width):
             a = grad[j]
@@ -46,16 +46,16 @@ cdef loop add_gradients(
             xhat_b = normalized_input(row[stride + j], mean_hi[j], mean_lo[j], inv_std[j])
             xhat_c = normalized_input(row[2 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
             xhat_d = normalized_input(row[3 * stride + j], mean_hi[j], mean_lo[j], inv_std[j])
-            total[j] += (a + b) + (c + d)
-            product[j] += (a * xhat_a + b * xhat_b) + (c * xhat_c + d * xhat_d)
+            sum_dout[j] += (a + b) + (c + d)
+            sum_dout_xhat[j] += (a * xhat_a + b * xhat_b) + (c * xhat_c + d * xhat_d)
     for i in range(height // 4 * 4, height):
         grad = dout + i * stride
         for j in range(width):
-            total[j] += grad[j]
+            sum_dout[j] += grad[j]
         if x != NULL:
             row = x + i * stride
             for j in range(width):
-                product[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
+                sum_dout_xhat[j] += grad[j] * normalized_input(row[j], mean_hi[j], mean_lo[j], inv_std[j])
 
 
 cdef inline floating sum_of_four(const floating *dout, Py_ssize_t stride) noexcept nogil:
@@ -79,8 +79,8 @@ cdef inline loop_part add_gradient_lanes(
     Py_ssize_t height,
     Py_ssize_t skip,                    # the first lanes do not count
     floating mean_hi, floating mean_lo, floating inv_std,
-    double *restrict total,             # INOUT (LANES) Σ dout
-    double *restrict product,           # INOUT (LANES) Σ dout·xhat
+    double *restrict sum_dout,             # INOUT (LANES) Σ dout
+    double *restrict sum_dout_xhat,           # INOUT (LANES) Σ dout·xhat
 ) noexcept nogil:
     """Sums of four float32 are an array first: in one loop with the float64 sums Clang takes half as many at a time."""
     cdef Py_ssize_t i, k
@@ -94,40 +94,40 @@ cdef inline loop_part add_gradient_lanes(
             for k in range(LANES):
                 four[k] = sum_of_four(grad + k, stride)
             for k in range(LANES):
-                total[k] += four[k] if k >= skip else 0
+                sum_dout[k] += four[k] if k >= skip else 0
             if x != NULL:
                 row = x + 4 * i * stride
                 for k in range(LANES):
                     four[k] = product_of_four(grad + k, row + k, stride, mean_hi, mean_lo, inv_std)
                 for k in range(LANES):
-                    product[k] += four[k] if k >= skip else 0
+                    sum_dout_xhat[k] += four[k] if k >= skip else 0
         else:
             for k in range(LANES):
                 a = sum_of_four(grad + k, stride)
-                total[k] += a if k >= skip else 0
+                sum_dout[k] += a if k >= skip else 0
             if x != NULL:
                 row = x + 4 * i * stride
                 for k in range(LANES):
                     a = product_of_four(grad + k, row + k, stride, mean_hi, mean_lo, inv_std)
-                    product[k] += a if k >= skip else 0
+                    sum_dout_xhat[k] += a if k >= skip else 0
     for i in range(height // 4 * 4, height):
         grad = dout + i * stride
         for k in range(LANES):
             a = grad[k]
-            total[k] += a if k >= skip else 0
+            sum_dout[k] += a if k >= skip else 0
         if x != NULL:
             row = x + i * stride
             for k in range(LANES):
                 a = grad[k] * normalized_input(row[k], mean_hi, mean_lo, inv_std)
-                product[k] += a if k >= skip else 0
+                sum_dout_xhat[k] += a if k >= skip else 0
 
 
 cdef loop add_last_gradients(
     const floating *dout, const floating *x, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t skip,
-    floating mean_hi, floating mean_lo, floating inv_std, double *total, double *product,
+    floating mean_hi, floating mean_lo, floating inv_std, double *sum_dout, double *sum_dout_xhat,
 ) noexcept nogil:
     """Not inlined: Clang would give each of the LANES sums a register, and take them one by one."""
-    add_gradient_lanes(dout, x, stride, height, skip, mean_hi, mean_lo, inv_std, total, product)
+    add_gradient_lanes(dout, x, stride, height, skip, mean_hi, mean_lo, inv_std, sum_dout, sum_dout_xhat)
 
 
 cdef inline loop_part add_few_gradients(
@@ -137,16 +137,17 @@ cdef inline loop_part add_few_gradients(
     Py_ssize_t height,
     Py_ssize_t size,                    # less than LANES
     floating mean_hi, floating mean_lo, floating inv_std,
-    double *restrict total,             # INOUT (LANES) Σ dout
-    double *restrict product,           # INOUT (LANES) Σ dout·xhat
+    double *restrict sum_dout,             # INOUT (LANES) Σ dout
+    double *restrict sum_dout_xhat,           # INOUT (LANES) Σ dout·xhat
 ) noexcept nogil:
     cdef Py_ssize_t i, k
     for i in range(height):
         for k in range(size):
-            total[k] += dout[i * stride + k]
+            sum_dout[k] += dout[i * stride + k]
         if x != NULL:
             for k in range(size):
-                product[k] += dout[i * stride + k] * normalized_input(x[i * stride + k], mean_hi, mean_lo, inv_std)
+                sum_dout_xhat[k] += (
+                    dout[i * stride + k] * normalized_input(x[i * stride + k], mean_hi, mean_lo, inv_std))
 
 
 cdef loop add_run_gradients(
@@ -162,27 +163,27 @@ cdef loop add_run_gradients(
     """Sums over runs with one mean."""
     cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
     cdef floating inv_std = factors[SCALE * factor_stride]
-    cdef Lanes totals
-    cdef Lanes products
+    cdef Lanes lanes
+    cdef Lanes lanes_xhat
     cdef Py_ssize_t i, k, start, whole = size // LANES
     for k in range(LANES):
-        totals[k] = 0
-        products[k] = 0
+        lanes[k] = 0
+        lanes_xhat[k] = 0
     if height == 1:
-        add_gradient_lanes(dout, x, LANES, whole, 0, mean_hi, mean_lo, inv_std, totals, products)
+        add_gradient_lanes(dout, x, LANES, whole, 0, mean_hi, mean_lo, inv_std, lanes, lanes_xhat)
     else:
         for i in range((height + 3) // 4):
             for k in range(whole):
                 start = 4 * i * stride + k * LANES
                 add_gradient_lanes(dout + start, beginning(x, start), stride, min(4, height - 4 * i), 0,
-                                   mean_hi, mean_lo, inv_std, totals, products)
+                                   mean_hi, mean_lo, inv_std, lanes, lanes_xhat)
     if whole == 0:
-        add_few_gradients(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, totals, products)
+        add_few_gradients(dout, x, stride, height, size, mean_hi, mean_lo, inv_std, lanes, lanes_xhat)
     elif size > whole * LANES:          # the last LANES numbers, of which some were counted
         add_last_gradients(dout + size - LANES, beginning(x, size - LANES), stride, height,
-                           (whole + 1) * LANES - size, mean_hi, mean_lo, inv_std, totals, products)
-    add_lanes_to(totals, sums)
-    add_lanes_to(products, sums + 1)
+                           (whole + 1) * LANES - size, mean_hi, mean_lo, inv_std, lanes, lanes_xhat)
+    add_lanes_to(lanes, sums)
+    add_lanes_to(lanes_xhat, sums + 1)
 
 
 # Where each row has its own statistics: parameter gradients down the columns, and sums of dxhat = dout·gamma.
@@ -197,8 +198,8 @@ cdef inline loop_part add_row_gradients(
     Py_ssize_t height,                  # at most 4
     const floating *factors,            # IN (kinds, factor_stride), of each row
     Py_ssize_t factor_stride,
-    double *restrict total,             # INOUT (width) Σ dout
-    double *restrict product,           # INOUT (width) Σ dout·xhat
+    double *restrict sum_dout,             # INOUT (width) Σ dout
+    double *restrict sum_dout_xhat,           # INOUT (width) Σ dout·xhat
 ) noexcept nogil:
     cdef const floating *mean_hi = factors + MEAN_HI * factor_stride
     cdef const floating *mean_lo = factors + MEAN_LO * factor_stride
@@ -209,16 +210,16 @@ cdef inline loop_part add_row_gradients(
         for i in range(height):
             for j in range(width):
                 a = dout[i * width + j]
-                total[j] += a
-                product[j] += a * normalized_input(x[i * width + j], mean_hi[i], mean_lo[i], inv_std[i])
+                sum_dout[j] += a
+                sum_dout_xhat[j] += a * normalized_input(x[i * width + j], mean_hi[i], mean_lo[i], inv_std[i])
         return
     for j in range(width):
         a = dout[j]
         b = dout[width + j]
         c = dout[2 * width + j]
         d = dout[3 * width + j]
-        total[j] += (a + b) + (c + d)
-        product[j] += (
+        sum_dout[j] += (a + b) + (c + d)
+        sum_dout_xhat[j] += (
             (a * normalized_input(x[j], mean_hi[0], mean_lo[0], inv_std[0])
              + b * normalized_input(x[width + j], mean_hi[1], mean_lo[1], inv_std[1]))
             + (c * normalized_input(x[2 * width + j], mean_hi[2], mean_lo[2], inv_std[2])
@@ -230,29 +231,42 @@ cdef inline loop_part add_dxhat_quarters(
     const floating *restrict x,         # IN (4 * QUARTER)
     const floating *restrict gamma,     # IN (4 * QUARTER)
     floating mean_hi, floating mean_lo, floating inv_std,
-    double *restrict total,             # INOUT (QUARTER) Σ dxhat
-    double *restrict product,           # INOUT (QUARTER) Σ dxhat·xhat
+    double *restrict sum_dxhat,             # INOUT (QUARTER) Σ dxhat
+    double *restrict sum_dxhat_xhat,           # INOUT (QUARTER) Σ dxhat·xhat
 ) noexcept nogil:
+    """Sums of four float32 are arrays first, as in `add_gradient_lanes`."""
     cdef Py_ssize_t k
-    cdef floating a, b, c, d
+    cdef floating a, b, c, d, four, four_xhat
+    cdef FloatLanes fours
+    cdef FloatLanes fours_xhat
     for k in range(QUARTER):
         a = dout[k] * gamma[k]
         b = dout[QUARTER + k] * gamma[QUARTER + k]
         c = dout[2 * QUARTER + k] * gamma[2 * QUARTER + k]
         d = dout[3 * QUARTER + k] * gamma[3 * QUARTER + k]
-        total[k] += (a + b) + (c + d)
+        four = (a + b) + (c + d)
         a *= normalized_input(x[k], mean_hi, mean_lo, inv_std)
         b *= normalized_input(x[QUARTER + k], mean_hi, mean_lo, inv_std)
         c *= normalized_input(x[2 * QUARTER + k], mean_hi, mean_lo, inv_std)
         d *= normalized_input(x[3 * QUARTER + k], mean_hi, mean_lo, inv_std)
-        product[k] += (a + b) + (c + d)
+        four_xhat = (a + b) + (c + d)
+        if floating is float:
+            fours[k] = four
+            fours_xhat[k] = four_xhat
+        else:
+            sum_dxhat[k] += four
+            sum_dxhat_xhat[k] += four_xhat
+    if floating is float:
+        for k in range(QUARTER):
+            sum_dxhat[k] += fours[k]
+            sum_dxhat_xhat[k] += fours_xhat[k]
 
 
 cdef inline loop_part add_dxhat_rest(
     const floating *dout, const floating *x, const floating *gamma, Py_ssize_t size,    # less than 4 * QUARTER
     floating mean_hi, floating mean_lo, floating inv_std,
-    double *total,              # INOUT (QUARTER) Σ dxhat
-    double *product,            # INOUT (QUARTER) Σ dxhat·xhat
+    double *sum_dxhat,              # INOUT (QUARTER) Σ dxhat
+    double *sum_dxhat_xhat,            # INOUT (QUARTER) Σ dxhat·xhat
 ) noexcept nogil:
     """Filled up with numbers that add nothing."""
     cdef floating padded[3 * 4 * QUARTER]
@@ -265,7 +279,7 @@ cdef inline loop_part add_dxhat_rest(
     memcpy(padded, dout, size * sizeof(floating))
     memcpy(padded + full, x, size * sizeof(floating))
     memcpy(padded + 2 * full, gamma, size * sizeof(floating))
-    add_dxhat_quarters(filled, filled + full, filled + 2 * full, mean_hi, mean_lo, inv_std, total, product)
+    add_dxhat_quarters(filled, filled + full, filled + 2 * full, mean_hi, mean_lo, inv_std, sum_dxhat, sum_dxhat_xhat)
 
 
 cdef loop sum_dxhat(
@@ -275,23 +289,23 @@ cdef loop sum_dxhat(
     Py_ssize_t size,
     const floating *factors,            # IN (kinds, factor_stride), of the row
     Py_ssize_t factor_stride,
-    double *total,                      # OUT Σ dxhat
-    double *product,                    # OUT Σ dxhat·xhat
+    double *sum_of_dxhat,                      # OUT Σ dxhat
+    double *sum_of_dxhat_xhat,                    # OUT Σ dxhat·xhat
 ) noexcept nogil:
     """Sums over a row with a gamma for each number, whose quarters are added side by side."""
     cdef floating mean_hi = factors[MEAN_HI * factor_stride], mean_lo = factors[MEAN_LO * factor_stride]
     cdef floating inv_std = factors[SCALE * factor_stride]
-    cdef Sixteen totals
-    cdef Sixteen products
+    cdef Sixteen lanes
+    cdef Sixteen lanes_xhat
     cdef Py_ssize_t k, start = 0
     for k in range(QUARTER):
-        totals[k] = 0
-        products[k] = 0
+        lanes[k] = 0
+        lanes_xhat[k] = 0
     while start + 4 * QUARTER <= size:
-        add_dxhat_quarters(dout + start, x + start, gamma + start, mean_hi, mean_lo, inv_std, totals, products)
+        add_dxhat_quarters(dout + start, x + start, gamma + start, mean_hi, mean_lo, inv_std, lanes, lanes_xhat)
         start += 4 * QUARTER
     if start < size:
         add_dxhat_rest(dout + start, x + start, gamma + start, size - start, mean_hi, mean_lo, inv_std,
-                       totals, products)
-    total[0] = sum_of_half(totals)
-    product[0] = sum_of_half(products)
+                       lanes, lanes_xhat)
+    sum_of_dxhat[0] = sum_of_half(lanes)
+    sum_of_dxhat_xhat[0] = sum_of_half(lanes_xhat)
