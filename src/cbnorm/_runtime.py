@@ -99,3 +99,9 @@ with _all_cpus_in_sight(), short_spin():
 openmp, max_threads, processors = _openmp.openmp, _openmp.max_threads, _openmp.processors
 remember, recent = _openmp.remember, _openmp.recent
 came_by_fork = any(start <= _openmp.address() < end for start, end, _ in _inherited)
+
+
+def path():
+    """The file of the OpenMP runtime in use; "" without OpenMP, or where the system does not tell."""
+    address = _openmp.address()
+    return next((path for start, end, path in _mapped_files() if start <= address < end), "") if openmp else ""
