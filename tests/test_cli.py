@@ -1,9 +1,14 @@
 """The commands, and what they do without the packages that they could use."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import cbnorm
+import cbnorm._cli
 
 pytest.importorskip("sklearn")
 pytest.importorskip("rich")
@@ -32,9 +37,7 @@ def run_without(modules, arguments):
     ("arguments", "module"),
     [
         (DEMO, "sklearn"),
-        (DEMO, "rich"),
         (DEMO, "matplotlib"),
-        (["bench", "--dtype=float32"], "rich"),
         (["bench", "--plot=p.png"], "matplotlib"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
@@ -43,19 +46,41 @@ def test_missing_extra_is_named(arguments, module):
     done = run_without([module], arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert f"cbnorm {arguments[0]} needs {module}: pip install 'cbnorm[demo]'" in done.stderr
+    assert f"cbnorm {arguments[0]}: needs {module}: pip install 'cbnorm[{arguments[0]}]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_no_plot_needs_no_matplotlib():
     done = run_without(["matplotlib"], [*DEMO, "--no-plot"])
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
 
 
-def test_info_needs_no_extras():
-    done = run_without(HEAVY, ["info"])
+@pytest.mark.parametrize("arguments", [[*DEMO, "--no-plot"], BENCH, [*BENCH, "--company", "1"]], ids=" ".join)
+def test_without_rich_all_is_plain_text(arguments):
+    done = run_without(["rich"], arguments)
+    assert done.returncode == 0
+    assert "\N{ESCAPE}" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stdout.splitlines() if "─" in line]) == (3 if arguments[0] == "demo" else 1)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
+def test_info_needs_no_extras(options):
+    done = run_without(HEAVY, ["info", *options])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+def test_info_is_what_show_config_prints(capsys):
+    assert cbnorm._cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    cbnorm.show_config()
+    assert printed == capsys.readouterr().out
+    for name in ("python", "platform", "openmp", "cache", "threads", "settings"):
+        assert f"\n{name} " in printed
+    assert cbnorm._cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == cbnorm.show_config("dicts")
 
 
 @pytest.mark.parametrize("arguments", [["bench", "--against", "nobody"], ["demo", "--norm", "no"], ["--help"]], ids=str)
@@ -79,12 +104,39 @@ def test_a_peer_that_is_not_installed_is_told_apart():
 
 def test_the_limit_without_pytorch_is_numpys_copy():
     done = run_without(["torch"], BENCH)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "NumPy's copyto, 1 thread" in done.stdout
-
-
-def test_python_m_cbnorm():
-    done = subprocess.run([sys.executable, "-m", "cbnorm", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert "demo" in done.stdout
-    assert "info" in done.stdout
+    assert "NumPy's copyto, 1 thread" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [["--version"], [], ["--help"], ["info", "--json"]], ids=str)
+def test_python_m_cbnorm_is_the_same(arguments, capsys):
+    done = subprocess.run([sys.executable, "-m", "cbnorm", *arguments], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    if arguments == ["--version"]:
+        assert done.stdout == f"cbnorm {cbnorm.__version__}\n"
+    elif arguments == ["info", "--json"]:
+        assert json.loads(done.stdout)["cbnorm"] == cbnorm.__version__
+    else:
+        for command in ("demo", "bench", "info"):
+            assert f"\n    {command} " in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["info"], BENCH], ids=" ".join)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_told_in_a_line(arguments):
+    command = [sys.executable, "-m", "cbnorm", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"cbnorm {arguments[0]}: cannot go on: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback():
+    command = [sys.executable, "-m", "cbnorm", *BENCH]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        complaints = process.stderr.read()
+    assert process.returncode == 1
+    assert "Error" not in complaints

@@ -1,20 +1,18 @@
 """What a user of `cbnorm bench` sees: tables, JSON, picture, exit status; and that a wrong peer is caught."""
 
-import itertools
 import json
 import re
-import time
-from functools import partial
 
 import numpy as np
 import pytest
 
 import cbnorm._cli
-from cbnorm._cli.bench import measure
+from cbnorm._cli.bench import measure, report, timing
 from cbnorm._cli.bench.cases import OPERATIONS, Shape
 from cbnorm._cli.bench.peers import PEERS, installed_peers
 from cbnorm._cli.bench.peers.numpy import NumPy
 from cbnorm._cli.bench.peers.peer import Calls, Peer
+from cbnorm._cli.page import Page
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -39,14 +37,21 @@ def make_wrong(monkeypatch, result):
     monkeypatch.setitem(PEERS, "wrong", peer)
 
 
-def measure_line(operation, shape, peers=(), dtype="float32", num_threads=2):
-    results = measure.run([(operation, Shape.parse(shape))], peers, dtype, num_threads, budget=0.001)
+def measured(plan, peers=(), dtype="float32", num_threads=2, budget=0.001):
+    with measure.Measurement(peers, dtype, num_threads, budget) as measurement:
+        for operation, shape in plan:
+            measurement.add(operation, Shape.parse(shape))
+    return measurement.results
+
+
+def measure_line(operation, shape, *arguments, **options):
+    results = measured([(operation, shape)], *arguments, **options)
     return results, results.lines[0]
 
 
 def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "LEAST_RUNS", 1)
+    monkeypatch.setattr(timing, "LEAST_RUNS", 1)
     assert cbnorm._cli.main([*QUICK, "--shape", "64x3", "--shape", "2x7x7x32@-1", "--shape", "2x32x7x7"]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -61,7 +66,7 @@ def test_tables_have_a_row_for_each_shape_and_fit_100_columns(tmp_path, monkeypa
         assert {fresh_unit, out_unit} <= {"µs", "ms", "s"}
         assert share.endswith("%")
     assert "all agree with the formulas in float64" in printed.out
-    assert printed.err == ""
+    assert [line.split()[1].rstrip(",") for line in printed.err.splitlines()] == list(OPERATIONS)  # a line a group
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,6 +86,8 @@ def test_json_holds_every_minimum(tmp_path, capsys):
         kinds = {name: set(kinds) for name, kinds in line["seconds"].items()}
         assert kinds == {"cbnorm": {"fresh", "out"}, "numpy": {"fresh"}, "copy": {"out"}}
         assert all(0 < seconds < 1 for kinds in line["seconds"].values() for seconds in kinds.values())
+        for name, kind in [("cbnorm", "fresh"), ("cbnorm", "out"), ("numpy", "fresh"), ("copy", "out")]:
+            assert line["seconds"][name][kind] <= line["medians"][name][kind] < 1
         assert all(runs >= 5 for kinds in line["runs"].values() for runs in kinds.values())
         assert max(line["errors"].values()) < found["tolerance"]
         assert line["failures"] == {}
@@ -99,6 +106,7 @@ def test_picture_ending_sets_the_format(tmp_path, capsys, name, start):
         ("--operation", "trian", "invalid choice: 'trian'"),
         ("--shape", "4096", "expected sizes such as 4096x1024"),
         ("--shape", "64x0", "expected sizes of 1 or more, got '64x0'"),
+        ("--shape", "x".join(["1"] * 65), "expected at most 64 axes, got 65"),
         ("--shape", "64x3@2", "expected an axis from -2 to 1, got '64x3@2'"),
         ("--dtype", "int8", "invalid choice: 'int8'"),
         ("--threads", "0", "expected an integer of 1 or more, got '0'"),
@@ -147,14 +155,14 @@ def test_shape_that_an_operation_cannot_take(capsys, operation, shape, message):
     ids=["garbage", "nan", "size", "exception"],
 )
 def test_a_wrong_peer_is_reported_and_not_timed(monkeypatch, capsys, tmp_path, result, cell, reason):
-    from cbnorm._cli.bench import report
-
     make_wrong(monkeypatch, result)
     results, line = measure_line("train", "64x3", ["numpy", "wrong"])
     assert set(line.seconds) == {"cbnorm", "numpy", "copy"}
     assert line.failures["wrong"].startswith(reason)
     assert results.agrees  # cbnorm does
-    report.print_tables(results)
+    page = Page()
+    report.print_table(page, report.ALONE, results.lines, results)
+    report.print_end(page, report.ALONE, results)
     printed = capsys.readouterr().out
     assert cell in printed
     assert f"wrong, train 64x3: {reason}" in printed
@@ -187,10 +195,10 @@ def test_a_wrong_cbnorm_is_an_error(monkeypatch, capsys, tmp_path):
 def test_every_installed_peer_agrees(monkeypatch, name, dtype):
     if name not in installed_peers():
         pytest.skip(f"{name} is not installed")
-    monkeypatch.setattr(measure, "LEAST_RUNS", 1)
+    monkeypatch.setattr(timing, "LEAST_RUNS", 1)
     shapes = [Shape.parse(text) for text in ("64x33", "2x32x5x5", "2x5x5x32@-1", "3x4x5x6@2")]
-    plan = [(each, shape) for each in OPERATIONS for shape in shapes if not OPERATIONS[each].unsuitable(shape)]
-    results = measure.run(plan, [name], dtype, num_threads=2, budget=1e-6)
+    plan = [(each, str(shape)) for each in OPERATIONS for shape in shapes if not OPERATIONS[each].unsuitable(shape)]
+    results = measured(plan, [name], dtype, budget=1e-6)
     unsupported = {"instancenorm"} if (name, dtype) == ("onnxruntime", "float64") else set()
     assert {line.operation for line in results.lines if line.failures} == unsupported
 
@@ -203,38 +211,18 @@ def test_a_shape_is_left_out_for_operations_that_cannot_take_it(capsys):
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.4, False), (2.6, True)])
-def test_a_busy_machine_is_told(monkeypatch, capsys, load, busy):
+def test_a_busy_machine_is_told_before_the_measurement(monkeypatch, capsys, load, busy):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     assert cbnorm._cli.main([*QUICK, "--operation", "test", "--shape", "64x3"]) == 0
-    assert ("The machine was busy when this began, load 2.6" in capsys.readouterr().out) == busy
+    before = capsys.readouterr().out.partition("\ntest\n")[0]
+    assert ("The machine is busy, load 2.6" in before) == busy
 
 
 def test_number_of_threads_is_given_back():
     before = cbnorm.get_num_threads()
     measure_line("train", "64x3", num_threads=before + 1)
     assert cbnorm.get_num_threads() == before
-
-
-def test_slow_ones_do_not_use_up_the_budget():
-    seconds = {"slow": 0.02, "fast": 0.0002}
-    calls = {name: partial(time.sleep, each) for name, each in seconds.items()}
-    found = measure.interleave({name: measure.Contestant(call, "openmp") for name, call in calls.items()}, 0.3)
-    assert found["slow"][0] >= 0.02 > found["fast"][0] >= 0.0002
-    assert found["slow"][1] >= measure.LEAST_RUNS
-    assert found["fast"][1] > 5 * found["slow"][1]
-
-
-def test_pools_wait_for_one_another():
-    calls = {"a": [], "b": []}
-    contestants = {
-        name: measure.Contestant(lambda times=times: times.append(time.perf_counter()), name)
-        for name, times in calls.items()
-    }
-    assert {runs for _, runs in measure.interleave(contestants, 1e-6).values()} == {measure.LEAST_RUNS}
-    both = sorted((moment, name) for name, times in calls.items() for moment in times)
-    assert len(both) == 2 * 2 * measure.LEAST_RUNS  # one that counts and one that does not
-    changes = [(first, second) for first, second in itertools.pairwise(both) if first[1] != second[1]]
-    assert min(second[0] - first[0] for first, second in changes) >= measure.SPINNING
 
 
 @pytest.mark.parametrize("text", ["64x3", "64x224x224x3@-1", "16x256x28x28/16", "2x3x4@1/1"])

@@ -1,69 +1,16 @@
-"""What the commands' output has in common: colours, headings and tables, pictures, progress, and files that cannot be.
+"""What the commands leave besides text: pictures, files, and why there are none.
 
-rich and matplotlib are extras: imported here by the functions that need them alone.
+matplotlib is an extra, imported here by the functions that need it alone.
 """
 
 import os
 import sys
 
+from cbnorm._cli.page import Page
+
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "0.4"
-
-
-def plural(count, word):
-    """`1 thread`, `2 threads`."""
-    return f"{count} {word}{'s' * (count != 1)}"
-
-
-def terminal(width=None):
-    """Where a command prints; of some width where its output goes to a file."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if width and not console.is_terminal:
-        console.width = width
-    return console
-
-
-def print_heading(console, words):
-    """Print what stands above a table."""
-    console.print(words, style="bold")
-
-
-def new_table(names, numbers, **options):
-    """Table with columns of names on the left and of numbers right of them."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, **options)
-    for heading in names:
-        table.add_column(heading, no_wrap=True)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def with_progress(work, **arguments):
-    """Call `work(progress=..., **arguments)` behind a progress bar on stderr, shown in a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    # Drawn when there is news alone: a thread that redraws the bar would be timed with the work.
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=False) as bar:
-        task = bar.add_task("", total=1.0)
-        return work(
-            progress=lambda done, words: bar.update(task, completed=done, description=words, refresh=True),
-            **arguments,
-        )
 
 
 def new_picture(width, height):
@@ -110,7 +57,12 @@ def write(command, what, function, results, path):
     try:
         function(results, path)
     except OSError as error:
-        print(f"cbnorm {command}: cannot write {path}: {error.strerror or error}", file=sys.stderr)
+        complain(command, f"cannot write {path}: {error.strerror or error}")
         return False
-    print(f"{what}: {path}")
+    Page().line(f"{what}: {path}")
     return True
+
+
+def complain(command, words):
+    """Tell on standard error what went wrong, in one line."""
+    Page(sys.stderr).line(f"cbnorm {command}: {words}")

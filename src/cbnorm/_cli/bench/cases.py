@@ -7,6 +7,7 @@ import numpy as np
 
 EPS = 1e-5
 MOMENTUM = 0.9
+MOST_AXES = 64  # NumPy's limit
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Shape:
         axis, num_groups = None if axis is None else int(axis), 32 if num_groups is None else int(num_groups)
         if 0 in sizes or num_groups == 0:
             raise ValueError(f"expected sizes of 1 or more, got {text!r}")
+        if len(sizes) > MOST_AXES:
+            raise ValueError(f"expected at most {MOST_AXES} axes, got {len(sizes)}")
         if axis is not None and not -len(sizes) <= axis < len(sizes):
             raise ValueError(f"expected an axis from {-len(sizes)} to {len(sizes) - 1}, got {text!r}")
         return cls(sizes, axis, num_groups)

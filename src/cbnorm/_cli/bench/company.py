@@ -9,15 +9,17 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter, sleep
 
 import numpy as np
 
-from cbnorm._cli.bench.cases import Case, Shape
-from cbnorm._cli.bench.measure import US
+import cbnorm
+from cbnorm._cli.bench.cases import OPERATIONS, Case, Shape
+from cbnorm._cli.bench.expected import import_seconds, line_bytes, line_seconds, load
+from cbnorm._cli.bench.measure import US, own_limit
 from cbnorm._cli.bench.peers import PEERS
 from cbnorm._cli.bench.peers.cbnorm import Cbnorm
 from cbnorm._config import show_config
@@ -46,18 +48,21 @@ class Results:
     num_threads: int
     budget: float
     peers: tuple
+    notes: dict
     machine: dict
-    versions: dict
-    lines: list
+    versions: dict = field(default_factory=dict)
+    lines: list = field(default_factory=list)
+    failures: dict = field(default_factory=dict)  # who was not timed on a line, and why
+    left_out: list = field(default_factory=list)  # lines that could not be measured, and why
+    interrupted: bool = False
+    agrees: bool = True  # nobody is checked
 
 
-def run(plan, peers, dtype, num_threads, budget, busy, progress=None):
-    """Time each line alone, between matmuls and beside busy processes.
+class Company:
+    """Times each line alone, between matmuls and beside busy processes, as `measure.Measurement` times it alone.
 
     Parameters
     ----------
-    plan : sequence of (str, Shape)
-        The lines: names of `cases.OPERATIONS`, each with a shape.
     peers : sequence of str
         Names of `peers.PEERS`.
     dtype : {"float32", "float64"}
@@ -68,40 +73,63 @@ def run(plan, peers, dtype, num_threads, budget, busy, progress=None):
         Seconds of one turn; everyone has three.
     busy : sequence of int
         How many processes compute beside.
-    progress : callable, optional
-        Called with the share done, 0 to 1, and a few words.
 
-    Returns
-    -------
-    Results
+    Attributes
+    ----------
+    results : Results
+        What was found so far.
     """
-    progress = progress or (lambda done, words: None)
-    companies = {"alone": (0, False), "between matmuls": (0, True)}
-    companies |= {f"beside {count} busy": (count, False) for count in busy}
-    lines, versions = [], {}
-    for index, (operation, shape) in enumerate(plan):
+
+    def __init__(self, peers, dtype, num_threads, budget, busy):
+        config = show_config("dicts")
+        machine = {name: config[name] for name in ("cpu", "kernels", "openmp")} | {"load": load()}
+        with cbnorm.threads(num_threads):
+            notes = own_limit(num_threads)
+        self.results = Results(dtype, num_threads, budget, tuple(peers), notes, machine)
+        self._names = (US, ONE_THREAD, *peers)
+        self._companies = {"alone": (0, False), "between matmuls": (0, True)}
+        self._companies |= {f"beside {count} busy": (count, False) for count in busy}
+
+    def expected_start(self, per_number):
+        """Nothing is done before the first line."""
+        return 0.0
+
+    def expected(self, shape, per_number):
+        """About how many seconds `add` takes, where NumPy takes `per_number` for each number."""
+        starts = import_seconds(self.results.peers, per_number)
+        turn = REST + line_seconds(shape, 1, self.results.budget, per_number)
+        return starts + len(self._companies) * len(self._names) * (TURNS + 0.1) * turn
+
+    def expected_bytes(self, operation, shape):
+        """Memory that `add` takes at its peak: all are there at once, and check nothing."""
+        return len(self._names) * line_bytes(OPERATIONS[operation], shape, self.results.dtype)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def add(self, operation, shape):
+        """Measure the lines of one more shape; a ChildProcessError is raised where cbnorm itself cannot be called."""
+        results = self.results
         with ExitStack() as stack:
             contestants = {}
-            for name in (US, ONE_THREAD, *peers):
-                threads = 1 if name == ONE_THREAD else num_threads
-                contestant = Contestant(name.partition(",")[0], operation, str(shape), dtype, threads)
-                contestants[name] = stack.enter_context(contestant)
-            contestants = {name: each for name, each in contestants.items() if each.version}
-            versions |= {name: each.version for name, each in contestants.items() if name != ONE_THREAD}
-            for number, (company, (count, matmul)) in enumerate(companies.items()):
-                progress((index + number / len(companies)) / len(plan), f"{operation} {shape} {company}")
-                lines.append(Line(operation, str(shape), company, _means(contestants, budget, count, matmul)))
-    progress(1.0, "done")
-    config = show_config("dicts")
-    return Results(
-        dtype=dtype,
-        num_threads=num_threads,
-        budget=budget,
-        peers=tuple(peers),
-        machine={name: config[name] for name in ("cpu", "kernels", "openmp")},
-        versions=versions,
-        lines=lines,
-    )
+            for name in self._names:
+                threads = 1 if name == ONE_THREAD else results.num_threads
+                what = (name.partition(",")[0], operation, str(shape), results.dtype, threads)
+                contestant = stack.enter_context(Contestant(*what))
+                contestant.begin()
+                if contestant.failure and name == US:
+                    raise ChildProcessError(contestant.failure)
+                if contestant.failure:
+                    results.failures[f"{name}, {operation} {shape}"] = contestant.failure
+                elif contestant.version:
+                    contestants[name] = contestant
+                    results.versions[contestant.name] = contestant.version
+            for company, (count, matmul) in self._companies.items():
+                means = _means(contestants, results.budget, count, matmul)
+                results.lines.append(Line(operation, str(shape), company, means))
 
 
 def _means(contestants, budget, busy, matmul):
@@ -121,15 +149,22 @@ def _means(contestants, budget, busy, matmul):
 
 
 class _Process(subprocess.Popen):
-    """A process that ends with its block."""
+    """A process that ends with its block, and not by the terminal's Ctrl-C, which is ours to answer."""
+
+    def __init__(self, command, **options):
+        super().__init__(command, process_group=0, **options)
 
     def __exit__(self, *error):
         self.kill()
-        super().__exit__(*error)
+        with suppress(BrokenPipeError):  # it never read what was said last
+            super().__exit__(*error)
 
 
 class Contestant:
-    """Someone's calls, in a process of their own that makes them when told to."""
+    """Someone's calls, in a process of their own that makes them when told to.
+
+    Its `version` is None where it cannot do what is asked, its `failure` says what went wrong before the first call.
+    """
 
     def __init__(self, name, *what):
         self.name = name
@@ -138,13 +173,17 @@ class Contestant:
 
     def __enter__(self):
         self.process.__enter__()
-        self.version = self._answer()  # None where it cannot do what is asked
         return self
+
+    def begin(self):
+        """Wait until it is ready, or says why not."""
+        answer = self._answer()
+        self.version, self.failure = answer["version"], answer["failure"]
 
     def _answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.name} ended with status {self.process.wait()}")
+            raise ChildProcessError(f"the process of {self.name} ended with status {self.process.wait()}")
         return json.loads(line)
 
     def __exit__(self, *error):
@@ -152,19 +191,26 @@ class Contestant:
 
     def take_turn(self, seconds, matmul):
         """Call for so long; returns how many calls were made and the seconds spent in them."""
-        print(json.dumps([seconds, matmul]), file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it has ended: its answer tells
+            print(json.dumps([seconds, matmul]), file=self.process.stdin, flush=True)
         return self._answer()
 
 
 def serve(name, operation, shape, dtype, num_threads):
     """Be such a process."""
-    case = Case.make(operation, Shape.parse(shape), np.dtype(dtype))
-    peer = {**PEERS, US: Cbnorm}[name](int(num_threads))
-    calls = peer.calls(case)
-    print(json.dumps(calls and peer.version()), flush=True)
-    if calls is None:
+    version = failure = None
+    try:
+        case = Case.make(operation, Shape.parse(shape), np.dtype(dtype))
+        peer = {**PEERS, US: Cbnorm}[name](int(num_threads))
+        calls = peer.calls(case)
+        if calls:
+            call, matmul, version = calls.out or calls.fresh, peer.matmul(case), peer.version()
+            call()
+    except Exception as error:  # a peer's own: told, so that the others are still timed
+        version, failure = None, f"{type(error).__name__}: {error}".splitlines()[0]
+    print(json.dumps({"version": version, "failure": failure}), flush=True)
+    if not version:
         return
-    call, matmul = calls.out or calls.fresh, peer.matmul(case)
     for line in sys.stdin:
         seconds, with_matmul = json.loads(line)
         made, spent, end = 0, 0.0, perf_counter() + seconds
@@ -179,4 +225,7 @@ def serve(name, operation, shape, dtype, num_threads):
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    try:
+        serve(*sys.argv[1:])
+    except BrokenPipeError:  # nobody waits for an answer any more
+        os._exit(1)

@@ -1,25 +1,22 @@
 """The measurement of `cbnorm bench`: everyone checked against float64, then timed in turn on the same arrays."""
 
 import math
-import os
 import platform
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import count
-from random import Random
-from time import perf_counter, sleep
-from typing import NamedTuple
 
 import numpy as np
 
-from cbnorm._cli.bench.cases import Case
+from cbnorm._cli.bench.cases import OPERATIONS, Case
+from cbnorm._cli.bench.expected import import_seconds, line_bytes, line_seconds, load
 from cbnorm._cli.bench.peers import PEERS
 from cbnorm._cli.bench.peers.cbnorm import Cbnorm
 from cbnorm._cli.bench.peers.numpy import NumPy, NumPyCopy
 from cbnorm._cli.bench.peers.peer import Peer
 from cbnorm._cli.bench.peers.torch import TorchCopy
+from cbnorm._cli.bench.timing import Contestant, interleave
+from cbnorm._cli.page import plural
 from cbnorm._config import show_config
 
 US, COPY = "cbnorm", "copy"
@@ -28,15 +25,7 @@ US, COPY = "cbnorm", "copy"
 # (of 1 at least): too tight for a wrong formula, loose enough for NumPy, whose float32 sum of three million
 # numbers around 1 is off by 1e-3.
 TOLERANCE = {"float32": 5e-3, "float64": 1e-10}
-LEAST_RUNS = 5
-SPINNING = 0.005  # seconds after a call in which threads of OpenMP or another pool may still wait for work
-
-
-class Contestant(NamedTuple):
-    """A call to time, without arguments, and the pool whose threads it runs on."""
-
-    call: Callable
-    pool: str
+DISTURBED = 100  # times the fastest call that the median must not take: something else had the cores
 
 
 @dataclass
@@ -48,6 +37,7 @@ class Line:
     sizes: tuple
     bytes_moved: int
     seconds: dict = field(default_factory=dict)  # name -> {"fresh": s, "out": s}, the minima; copy: {"out": s}
+    medians: dict = field(default_factory=dict)  # the same keys: seconds
     runs: dict = field(default_factory=dict)  # the same keys: how many calls each minimum is of
     errors: dict = field(default_factory=dict)  # name -> largest difference from float64
     failures: dict = field(default_factory=dict)  # name -> why it was not timed
@@ -63,6 +53,18 @@ class Line:
         return (min(theirs.values()) if kind == "out" else theirs[kind]) / ours[kind]
 
     @property
+    def disturbed(self):
+        """Whose median call took most, in times their fastest, and how many times; None below `DISTURBED`."""
+        worst = (
+            (self.medians[name][kind] / fastest, name)
+            for name, kinds in self.seconds.items()
+            for kind, fastest in kinds.items()
+            if fastest
+        )
+        times, name = max(worst, default=(0, ""))
+        return (name, times) if times >= DISTURBED else None
+
+    @property
     def share_of_limit(self):
         """Speed of cbnorm with out= as a fraction of that of the copy."""
         ours = self.seconds.get(US)
@@ -71,7 +73,7 @@ class Line:
 
 @dataclass
 class Results:
-    """All that the table, the JSON file and the picture show."""
+    """All that the tables, the JSON file and the picture show."""
 
     dtype: str
     num_threads: int
@@ -81,7 +83,9 @@ class Results:
     copy: str  # how the limit was measured
     machine: dict
     versions: dict
-    lines: list
+    lines: list = field(default_factory=list)
+    left_out: list = field(default_factory=list)  # lines that could not be measured, and why
+    interrupted: bool = False
 
     @property
     def agrees(self):
@@ -89,13 +93,11 @@ class Results:
         return not any(US in line.failures for line in self.lines)
 
 
-def run(plan, peers, dtype, num_threads, budget, progress=None):
-    """Time cbnorm and its peers.
+class Measurement:
+    """A context in which cbnorm and its peers are ready to be timed.
 
     Parameters
     ----------
-    plan : sequence of (str, Shape)
-        The lines: names of `cases.OPERATIONS`, each with a shape.
     peers : sequence of str
         Names of `peers.PEERS`.
     dtype : {"float32", "float64"}
@@ -104,37 +106,67 @@ def run(plan, peers, dtype, num_threads, budget, progress=None):
         For everyone who can use more than one.
     budget : float
         Seconds for the timing of one line; five calls of each are made in any case.
-    progress : callable, optional
-        Called with the share done, 0 to 1, and a few words.
 
-    Returns
-    -------
-    Results
+    Attributes
+    ----------
+    results : Results
+        What was found so far.
     """
-    progress = progress or (lambda done, words: None)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    with ExitStack() as stack:
-        # cbnorm first: who loads OpenMP first decides which one the process has.
-        players = [stack.enter_context(closing(each(num_threads))) for each in (Cbnorm, *map(PEERS.get, peers))]
-        copy = stack.enter_context(closing((TorchCopy if find_spec("torch") else NumPyCopy)(num_threads)))
-        lines = []
-        for index, (operation, shape) in enumerate(plan):
-            progress(index / len(plan), f"{operation} {shape}")
-            lines.append(_measure(operation, shape, players, copy, dtype, budget))
-        progress(1.0, "done")
-        config = show_config("dicts")
-        versions = {"python": platform.python_version(), "numpy": np.__version__}
-        return Results(
-            dtype=dtype,
-            num_threads=num_threads,
-            budget=budget,
-            peers=tuple(peers),
-            notes={player.name: player.note for player in players if player.note},
-            copy=copy.words,
-            machine={name: config[name] for name in ("cpu", "kernels", "openmp")} | {"load": load},
-            versions=versions | {player.name: player.version() for player in players},
-            lines=lines,
-        )
+
+    def __init__(self, peers, dtype, num_threads, budget):
+        self._peers, self._dtype, self._num_threads, self._budget = tuple(peers), dtype, num_threads, budget
+        self._stack = ExitStack()
+
+    def expected_start(self, per_number):
+        """About how many seconds pass before the first line, where NumPy takes `per_number` for each number."""
+        return import_seconds(self._peers, per_number)
+
+    def expected(self, shape, per_number):
+        """About how many seconds `add` takes."""
+        return line_seconds(shape, len(self._peers), self._budget, per_number)
+
+    def expected_bytes(self, operation, shape):
+        """Memory that `add` takes at its peak."""
+        return line_bytes(OPERATIONS[operation], shape, self._dtype)
+
+    def __enter__(self):
+        now = load()
+        with ExitStack() as stack:
+            # cbnorm first: who loads OpenMP first decides which one the process has.
+            players = (Cbnorm, *map(PEERS.get, self._peers))
+            self._players = [stack.enter_context(closing(each(self._num_threads))) for each in players]
+            copy = TorchCopy if find_spec("torch") else NumPyCopy
+            self._copy = stack.enter_context(closing(copy(self._num_threads)))
+            config = show_config("dicts")
+            versions = {"python": platform.python_version(), "numpy": np.__version__}
+            self.results = Results(
+                dtype=self._dtype,
+                num_threads=self._num_threads,
+                budget=self._budget,
+                peers=self._peers,
+                notes=own_limit(self._num_threads) | {each.name: each.note for each in self._players if each.note},
+                copy=self._copy.words,
+                machine={name: config[name] for name in ("cpu", "kernels", "openmp")} | {"load": now},
+                versions=versions | {player.name: player.version() for player in self._players},
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        self._stack.close()
+
+    def add(self, operation, shape):
+        """Measure one more line; a MemoryError is raised where its arrays do not fit."""
+        line = _measure(operation, shape, self._players, self._copy, self._dtype, self._budget)
+        self.results.lines.append(line)
+
+
+def own_limit(num_threads):
+    """A note where cbnorm uses fewer threads than it was given; none elsewhere."""
+    config = show_config("dicts")
+    if config["threads"] >= num_threads:
+        return {}
+    return {US: f"{plural(config['threads'], 'thread')}, {config['threads_by']}"}
 
 
 def _measure(operation, shape, players, copy, dtype, budget):
@@ -149,9 +181,10 @@ def _measure(operation, shape, players, copy, dtype, budget):
             if calls.out:
                 contestants[player.name, "out"] = Contestant(calls.out, player.pool)
     del truth
-    for (name, kind), (seconds, runs) in interleave(contestants, budget).items():
-        line.seconds.setdefault(name, {})[kind] = seconds
-        line.runs.setdefault(name, {})[kind] = runs
+    for (name, kind), times in interleave(contestants, budget).items():
+        line.seconds.setdefault(name, {})[kind] = times.fastest
+        line.medians.setdefault(name, {})[kind] = times.median
+        line.runs.setdefault(name, {})[kind] = times.runs
     return line
 
 
@@ -203,47 +236,3 @@ def _difference(array, truth):
     largest = max(1.0, np.abs(truth).max())
     error = float(np.abs(array.reshape(truth.shape) - truth).max() / largest)
     return math.inf if math.isnan(error) else error
-
-
-def interleave(contestants, budget):
-    """Time calls in turn: in rounds of random order, so that each meets every load and cache the others leave.
-
-    Who has had more than the average time sits the round out, so that slow ones do not use up the budget.
-    Threads of a pool go on spinning for a while after a call and would slow those of another one: these
-    wait until that is over, and then wake their own with a call that does not count.
-
-    Parameters
-    ----------
-    contestants : dict of Contestant
-        By any key.
-    budget : float
-        Seconds for all together.
-
-    Returns
-    -------
-    dict of (float, int)
-        Seconds of the fastest call, and how many were made.
-    """
-    best, spent, runs = (dict.fromkeys(contestants, nothing) for nothing in (math.inf, 0.0, 0))
-    pools = sorted({contestant.pool for contestant in contestants.values()})
-    shuffled = Random(0)
-    end = perf_counter() + budget
-    for index in count():
-        if index >= LEAST_RUNS and perf_counter() >= end:
-            break
-        average = sum(spent.values()) / len(spent)
-        for pool in shuffled.sample(pools, len(pools)):
-            keys = [key for key, contestant in contestants.items() if contestant.pool == pool]
-            keys = [key for key in keys if index < LEAST_RUNS or spent[key] <= average]
-            if keys and len(pools) > 1:
-                sleep(SPINNING)
-                contestants[keys[0]].call()
-            for key in shuffled.sample(keys, len(keys)):
-                call = contestants[key].call
-                start = perf_counter()
-                call()
-                seconds = perf_counter() - start
-                best[key] = min(best[key], seconds)
-                runs[key] += 1
-                spent[key] = runs[key] * best[key]  # what interrupts one call is not held against it
-    return {key: (best[key], runs[key]) for key in contestants}

@@ -1,14 +1,20 @@
 """The picture of `cbnorm bench`: for each operation and shape, ratio to each peer and share of the limit."""
 
+from itertools import cycle
 from statistics import median
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.transforms import offset_copy
 
 from cbnorm._cli.bench.measure import US
+from cbnorm._cli.bench.peers import PEERS
 from cbnorm._cli.output import GREY, PALETTE, new_picture, save_picture
+from cbnorm._cli.page import plural
 
 LINE_HEIGHT = 0.21  # inches
+COLOURS = dict(zip(PEERS, PALETTE, strict=True))  # a peer has its own in every picture
+MARKERS = dict(zip(PEERS, "soDv^P", strict=True))
 
 
 def draw(results, path):
@@ -37,7 +43,8 @@ def draw(results, path):
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="x", which="both", top=True, labeltop=True)  # a long picture is read from both ends
+        axes.spines[["right", "left"]].set_visible(False)
     for height, words in headings:
         by_peer.annotate(
             words, (0, height), (-8, 0), ("axes fraction", "data"), "offset points",
@@ -45,7 +52,7 @@ def draw(results, path):
         )  # fmt: skip
     figure.suptitle(_finding(results), fontsize=15, fontweight="bold")
     figure.supxlabel(
-        f"{results.machine['cpu']}, {results.num_threads} threads, {results.dtype}; copy: {results.copy}",
+        f"{results.machine['cpu']}, {plural(results.num_threads, 'thread')}, {results.dtype}; copy: {results.copy}",
         fontsize=11,
         color=GREY,
     )
@@ -68,13 +75,14 @@ def _places(lines):
 
 def _draw_ratios(axes, results, heights):
     axes.axvline(1, color=GREY, linewidth=1)
-    for index, name in enumerate(results.peers):
-        colour = PALETTE[index % len(PALETTE)]
+    spare = cycle(PALETTE)
+    for name in results.peers:
+        colour, marker = COLOURS.get(name) or next(spare), MARKERS.get(name, "o")
         for kind, fill in (("fresh", "white"), ("out", colour)):
             found = [(line.ratio(name, kind), y) for line, y in zip(results.lines, heights, strict=True)]
             found = [(ratio, y) for ratio, y in found if ratio is not None]
-            axes.plot(*np.reshape(found, (-1, 2)).T, "o", color=colour, markerfacecolor=fill, markersize=7)
-        axes.plot([], [], "o", color=colour, label=name)
+            axes.plot(*np.reshape(found, (-1, 2)).T, marker, color=colour, markerfacecolor=fill, markersize=7)
+        axes.plot([], [], marker, color=colour, label=name)
     axes.set_xscale("log")
     lowest, highest = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 1000 * lowest else (1,)))
@@ -88,16 +96,16 @@ def _draw_limit(axes, results, heights):
     shares = [line.share_of_limit for line in results.lines]
     found = [(share, y) for share, y in zip(shares, heights, strict=True) if share is not None]
     axes.plot(*np.reshape(found, (-1, 2)).T, "o", color="black", markersize=7, label=f"{US}, out=")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.05 * max([1, *(share for share, _ in found)]))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     _head(axes, "Speed as a share of\nthe memory limit (a copy)")
 
 
 def _head(axes, title):
-    axes.set_title(title, loc="left", fontsize=12, pad=30)
+    axes.set_title(title, loc="left", fontsize=12, pad=46)
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=6, frameon=False, fontsize=10,
-        columnspacing=1, handletextpad=0,
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False, fontsize=10, columnspacing=1, handletextpad=0,
+        bbox_transform=offset_copy(axes.transAxes, axes.figure, x=-12, y=18, units="points"),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -58,15 +59,16 @@ class Trainer:
         self.learning_rate = learning_rate
         self.network = Network(SIZES, norm, INIT_STD, weights_rng, layers)
         self.losses = []
-        self.seconds = 0.0
+        self.step_seconds, self.norm_seconds = [], []  # of each step, and in it those of normalization
 
     def epoch(self):
         """Train on every image once; returns whether the loss is still finite."""
-        start = perf_counter()
         for rows in self.digits.batches(self.shuffle_rng.permutation(len(self.digits.x))):
             x, labels = self.digits.x[rows], self.digits.labels[rows]
+            start, before = perf_counter(), self.network.norm_seconds
             self.losses.append(self.network.train_step(x, labels, self.learning_rate))
-        self.seconds += perf_counter() - start
+            self.step_seconds.append(perf_counter() - start)
+            self.norm_seconds.append(self.network.norm_seconds - before)
         return math.isfinite(self.losses[-1])
 
 
@@ -84,13 +86,13 @@ def run(epochs, seed, norms=("none", "batch"), learning_rates=LEARNING_RATES, pr
     learning_rates : sequence of float
         In rising order.
     progress : callable, optional
-        Called with the share done, 0 to 1, and a few words.
+        Called with the share done, 0 to 1, what is trained, and a few words on it.
 
     Returns
     -------
     Results
     """
-    progress = progress or (lambda done, words: None)
+    progress = progress or (lambda share, group, words: None)
     digits = Digits.load(seed)
     timed = [norm for norm in norms if norm != "none"]
     results = Results(
@@ -107,8 +109,8 @@ def run(epochs, seed, norms=("none", "batch"), learning_rates=LEARNING_RATES, pr
     plans = [(norm, rate) for norm in norms for rate in learning_rates]
     num_trainings = len(plans) + 2 * len(timed)
 
-    def report(index, weight, words, share):
-        progress((index + weight * share) / num_trainings, words)
+    def report(index, weight, group, words, share):
+        progress((index + weight * share) / num_trainings, group, words)
 
     # A learning rate that is too high overflows: the demo counts that and has no use for the warnings.
     # Matrices this small gain nothing from BLAS threads, whose number could change the last bits.
@@ -116,15 +118,12 @@ def run(epochs, seed, norms=("none", "batch"), learning_rates=LEARNING_RATES, pr
         results.initial_spread = {norm: _initial_spread(digits, norm, seed) for norm in norms}
         for index, (norm, rate) in enumerate(plans):
             trainer = Trainer(digits, norm, rate, seed)
-            words = f"{norm}, learning rate {rate:g}"
-            results.runs.append(_train(trainer, norm, epochs, partial(report, index, 1, words)))
+            report_epochs = partial(report, index, 1, f"normalization: {norm}", f"rate {rate:g}")
+            results.runs.append(_train(trainer, norm, epochs, report_epochs))
         for index, norm in enumerate(timed):
             rate = results.best(norm).learning_rate
-            words = f"{norm}, cbnorm and NumPy timed"
-            results.timings += _compare_time(
-                digits, norm, rate, seed, epochs, partial(report, len(plans) + 2 * index, 2, words)
-            )
-    progress(1.0, "done")
+            report_epochs = partial(report, len(plans) + 2 * index, 2, f"{norm}, cbnorm and NumPy timed", "")
+            results.timings += _compare_time(digits, norm, rate, seed, epochs, report_epochs)
     return results
 
 
@@ -167,6 +166,6 @@ def _compare_time(digits, norm, learning_rate, seed, epochs, progress):
         for trainer in trainers.values():
             trainer.epoch()
     return [
-        Timing(norm, library, trainer.network.norm_seconds, trainer.seconds, trainer.losses)
+        Timing(norm, library, median(trainer.norm_seconds), median(trainer.step_seconds), trainer.losses)
         for library, trainer in trainers.items()
     ]

@@ -5,7 +5,8 @@ import math
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
 from cbnorm._cli.demo.results import TARGET_ACCURACY, TRAINS_ACCURACY
-from cbnorm._cli.output import GREY, PALETTE, new_picture, plural, save_picture
+from cbnorm._cli.output import GREY, PALETTE, new_picture, save_picture
+from cbnorm._cli.page import plural
 
 COLOURS = {"batch": PALETTE[0], "none": PALETTE[1]}
 MORE_COLOURS = PALETTE[2:]
@@ -152,7 +153,7 @@ def _finding(results):
 def _time_spent(results):
     pairs = zip(results.timings[::2], results.timings[1::2], strict=True)
     shares = [f"{ours.norm} {ours.share:.0%} / {theirs.share:.0%}" for ours, theirs in pairs]
-    return f"Share of the training time in normalization, cbnorm / NumPy formulas: {', '.join(shares)}"
+    return f"Share of a step in normalization, cbnorm / NumPy formulas: {', '.join(shares)}"
 
 
 def _highest(results, norm):

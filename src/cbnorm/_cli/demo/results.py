@@ -36,18 +36,18 @@ class Run:
 
 @dataclass
 class Timing:
-    """Where the time of one training went, test time left out."""
+    """Where the time of a step went: medians over the steps of one training, as any may have been interrupted."""
 
     norm: str
     library: str
-    norm_seconds: float
-    total_seconds: float
+    norm_seconds: float  # in normalization, forward and backward
+    step_seconds: float  # in all
     losses: list
 
     @property
     def share(self):
-        """Share of the training time spent in normalization."""
-        return self.norm_seconds / self.total_seconds
+        """Share of a step spent in normalization."""
+        return self.norm_seconds / self.step_seconds
 
 
 @dataclass

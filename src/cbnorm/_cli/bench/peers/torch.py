@@ -4,7 +4,7 @@ from functools import partial
 
 from cbnorm._cli.bench.cases import EPS, MOMENTUM
 from cbnorm._cli.bench.peers.peer import Calls, Peer, factors
-from cbnorm._cli.output import plural
+from cbnorm._cli.page import plural
 
 EVERY_GRADIENT = [True, True, True]
 
