@@ -1,6 +1,8 @@
 """The commands, and what they do without the packages that they could use."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,15 @@ import pytest
 
 import cbnorm
 import cbnorm._cli
+from cbnorm._cli.arguments import parse
+from cbnorm._cli.bench.cases import OPERATIONS
+from cbnorm._cli.bench.peers import PEERS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
+ROOT = Path(__file__).parents[1]
 DEMO = ["demo", "--epochs", "1"]
 BENCH = ["bench", "--budget", "0.001", "--against", "numpy", "--operation", "test", "--shape", "64x3"]
 HEAVY = ("sklearn", "scipy", "matplotlib", "rich", "threadpoolctl", "torch", "numba", "jax", "onnxruntime")
@@ -119,6 +125,24 @@ def test_python_m_cbnorm_is_the_same(arguments, capsys):
     else:
         for command in ("demo", "bench", "info"):
             assert f"\n    {command} " in done.stdout
+
+
+def documented_commands():
+    """The lines of README.md and docs/ that are commands of cbnorm alone, joined where a backslash parts them."""
+    for page in (ROOT / "README.md", *sorted(ROOT.joinpath("docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        yield from re.findall(r"^ *(cbnorm (?:bench|demo|info).*)$", text, re.MULTILINE)
+
+
+@pytest.mark.skipif(not ROOT.joinpath("docs").is_dir(), reason="needs the source tree")
+def test_commands_in_the_documentation_are_commands(monkeypatch):
+    monkeypatch.setattr("cbnorm._cli.bench.peers.installed_peers", lambda: list(PEERS))
+    commands = list(documented_commands())
+    assert len(commands) >= 5
+    for command in commands:
+        options = parse(shlex.split(command)[1:])
+        for name in options.operation or ():
+            assert not [shape for shape in options.shape or () if OPERATIONS[name].unsuitable(shape)]
 
 
 @pytest.mark.parametrize("arguments", [["info"], BENCH], ids=" ".join)
