@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,13 @@ class BuildKernels(build_ext):
             return subprocess.run(command, capture_output=True).returncode == 0
 
 
+def description():
+    """README.md for PyPI, where there is no repository for its links to lead into (yet)."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"<img src=\"docs/[^>]*>\n|<br clear=[^>]*>\n", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
 def extension(name, flags=(), depends=()):
     return Extension(
         f"cbnorm.{name}",
@@ -126,6 +134,8 @@ def extension(name, flags=(), depends=()):
 kernel_sources = [str(path) for path in Path("src/cbnorm/_kernels").glob("*.[ph]*") if path.suffix in (".pxi", ".h")]
 memory_sources = ["src/cbnorm/_memory.h", "src/cbnorm/_memory.pxd", "src/cbnorm/_memory_watch.pxi"]
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [
             extension("_cpu"),
