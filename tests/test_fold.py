@@ -91,7 +91,7 @@ def test_a_channel_without_variance_gives_beta():
 @pytest.mark.parametrize(
     ("weight", "bias", "channel_axis", "error", "words"),
     [
-        (np.ones((6, 5)), None, 0, ValueError, r"weight: expected length 5 on channel_axis 0, got shape \(6, 5\)"),
+        (np.ones((6, 5)), None, 0, ValueError, r"weight: expected length 5 on axis 0, got shape \(6, 5\)"),
         (np.ones((6, 5)), np.ones(6), 1, ValueError, r"bias: expected shape \(5,\), got \(6,\)"),
         (np.ones((6, 5)), None, 2, ValueError, "channel_axis: expected -2 to 1 for 2 dimensions, got 2"),
         (np.ones((6, 5)), None, None, TypeError, "channel_axis: expected an integer, got None"),
@@ -112,3 +112,63 @@ def test_only_batch_normalization_can_be_folded():
 def test_a_weight_without_axes_is_named():
     with pytest.raises(ValueError, match=r"^weight: expected at least 1 dimension, got shape"):
         cbnorm.fold_batchnorm(1.0, None, cbnorm.BatchNorm(1), channel_axis=0)
+
+
+def convolved(x, weight, bias, groups, transposed):
+    """A convolution of one position, of kernel (1,), group by group: (N, in) to (N, out)."""
+    split = np.split(weight[..., 0], groups)  # by output channels; of a transposed one by input channels
+    inputs = np.split(x, groups, axis=1)
+    parts = [part @ (each if transposed else each.T) for part, each in zip(inputs, split, strict=True)]
+    return np.concatenate(parts, axis=1) + bias
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("channels_in", "channels_out", "groups"), [(6, 6, 1), (6, 6, 3), (6, 6, 6), (4, 8, 2), (8, 4, 4)]
+)
+def test_groups_and_transposed_convolutions(channels_in, channels_out, groups, transposed):
+    rng = np.random.default_rng(0)
+    layer = cbnorm.BatchNorm(channels_out, dtype=np.float64)
+    layer.gamma[:], layer.beta[:], layer.moving_mean = rng.normal(size=(3, channels_out))
+    layer.moving_var = rng.uniform(0.5, 2, channels_out)
+    shape = (channels_in, channels_out // groups, 1) if transposed else (channels_out, channels_in // groups, 1)
+    weight, bias, x = rng.normal(size=shape), rng.normal(size=channels_out), rng.normal(size=(5, channels_in))
+    want = layer.eval()(convolved(x, weight, bias, groups, transposed))
+    folded = cbnorm.fold_batchnorm(weight, bias, layer, groups=groups, transposed=transposed)
+    np.testing.assert_allclose(convolved(x, *folded, groups, transposed), want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_convolutions_of_pytorch(groups, transposed):
+    torch = pytest.importorskip("torch")
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    convolution, norm = kind(6, 6, 3, groups=groups).double(), torch.nn.BatchNorm2d(6).double()
+    x = torch.randn(4, 6, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        norm(convolution(x))
+        want = norm.eval()(convolution(x))
+        given = convolution.weight.detach(), convolution.bias.detach(), cbnorm.BatchNorm.from_torch(norm)
+        weight, bias = cbnorm.fold_batchnorm(
+            convolution.weight,
+            convolution.bias,
+            cbnorm.BatchNorm.from_torch(norm),
+            groups=groups,
+            transposed=transposed,
+        )
+        convolution.weight[:], convolution.bias[:] = torch.from_numpy(weight), torch.from_numpy(bias)
+        assert torch.allclose(convolution(x), want)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"groups": 4}, "groups: expected a divisor of 6 channels, got 4"),
+        ({"groups": 2, "channel_axis": 0}, "channel_axis: expected None beside groups"),
+        ({"transposed": True}, r"weight: expected length 6 on axis 1, got shape \(6, 3, 1\)"),
+        ({"transposed": True, "groups": 3}, r"weight: expected length 6 / 3 groups on axis 1, got shape \(6, 3, 1\)"),
+    ],
+)
+def test_groups_that_do_not_fit_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        cbnorm.fold_batchnorm(np.ones((6, 3, 1)), None, cbnorm.BatchNorm(6), **options)
