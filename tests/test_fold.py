@@ -148,7 +148,6 @@ def test_convolutions_of_pytorch(groups, transposed):
     with torch.no_grad():
         norm(convolution(x))
         want = norm.eval()(convolution(x))
-        given = convolution.weight.detach(), convolution.bias.detach(), cbnorm.BatchNorm.from_torch(norm)
         weight, bias = cbnorm.fold_batchnorm(
             convolution.weight,
             convolution.bias,
