@@ -250,11 +250,12 @@ def backward(
     elif want_dx or want_dgamma or want_dbeta:
         # The sum of dout takes no statistics.
         statistics = np.zeros((4, plan.sets)) if x is None and dx is None else cache._full(x)
-        arrays = plan, values, x, dx, cache._gamma, sums, statistics
-        finish = backward_beyond(*arrays) if cache._beyond else None
-        overflown = _kernels.active.backward(*arrays, threads_for(dout.size))
+        gamma = cache._gamma
+        finish = backward_beyond(plan, values, x, dx, gamma, sums, statistics) if cache._beyond else None
+        threads = threads_for(dout.size)
+        overflown = _kernels.active.backward(plan, values, x, dx, gamma, sums, statistics, threads)
         if finish is not None:
             finish()
         elif overflown and not (dx is not None and same_memory(dx, values)):
-            mend_sums(*arrays)
+            mend_sums(plan, values, x, dx, gamma, sums, statistics)
     return as_result(dx, result_dtype, out) if want_dx else None, dgamma, dbeta
