@@ -104,7 +104,8 @@ def test_whichever_large_allocation_fails(failing_malloc, dtype, order, pool):
 @pytest.mark.parametrize(("names", "forever"), [(FUNCTIONS, (0, 1)), (LAYERS, (0,))])
 def test_whichever_allocation_fails(failing_malloc, names, forever, shape):
     # Python 3.11 loses a reference to `self` where there is no memory for a closure's cell, and where there is none for
-    # good it may never get out of a `with`. It also loses what is in the tuple of `f(*arrays, more)`; no function here calls another so.
+    # good it may never get out of a `with`. It also loses what is in the tuple of `f(*arrays, more)`, which is why no
+    # call of a forward or backward function is made so.
     options = {"dtype": "f4", "order": "C", "leaking": LAYERS, "forever": forever}
     code = TRY.format(pool=1 << 28, shape=shape, least=1, names=names, **options)
     assert int(run_python(code, **failing_malloc).stdout) > 300
