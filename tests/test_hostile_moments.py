@@ -9,7 +9,7 @@ import numpy as np
 from exact import mp
 from guarded import attempt, call, refuse
 from hostile_calls import Case as ForwardCase
-from hostile_calls import check_backward, check_forward, computed_in
+from hostile_calls import Y, check_backward, check_forward, computed_in
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import EPS, FLOATS, Given, arrays, number_arrays, parameters, shapes
@@ -80,7 +80,26 @@ def test_moments_are_right_in_every_form(shape, data):
         reduced = data.draw(numbers, "numbers")
         axis = tuple(number - len(shape) * data.draw(st.booleans()) for number in reduced)
     got = call(cbnorm.moments, x=x.thing, axis=axis)
-    assert_moments(got, *over(x.means, reduced), data.draw(st.integers(0, 1), "ddof"))
+    sets, kept = over(x.means, reduced)
+    assert_moments(got, sets, kept, data.draw(st.integers(0, 1), "ddof"))
+    y, of_y = call(cbnorm.standardize, x=x.thing, axis=axis)
+    assert_moments(of_y, sets, kept)
+    assert_standardized(y, x.means, reduced, sets)
+
+
+def assert_standardized(y, x, reduced, sets):
+    """(x - mean) / std of each set of fractions; 0 of equal ones, NaN where there is a NaN or an infinity."""
+    dtype, result = computed_in(x)
+    assert (y.dtype, y.shape) == (result, x.shape)
+    moved = y.transpose([axis for axis in range(y.ndim) if axis not in reduced] + list(reduced))
+    for index, values in sets.items():
+        found = exact.statistics(values) if values else None
+        if found is None:
+            assert np.isnan(moved[index]).all()
+            continue
+        want = [exact.real(value - found.mean) * found.inv_std for value in values]
+        bounds = [Y[dtype.name] * max(1, abs(each)) * found.hardness for each in want]
+        exact.assert_near(f"y {index}", moved[index], want, bounds)
 
 
 @given(shapes(2, 4), st.data())

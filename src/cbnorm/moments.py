@@ -236,7 +236,7 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: b
     -------
     Moments
         Its arrays have the remaining axes, float64, and the accuracy of float64 at any offset: the data is
-        _centred before it is squared.
+        centred before it is squared.
 
     Raises
     ------
