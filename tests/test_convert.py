@@ -394,6 +394,7 @@ def test_a_state_must_be_given_eps():
             layer.from_torch(state)
 
 
+WEIGHT, BIAS = np.arange(1.0, 5), np.arange(4.0)
 OTHERS = {
     "LayerNorm": (lambda: cbnorm.LayerNorm((2, 3), eps=1e-3), {"normalized_shape": (2, 3)}),
     "RMSNorm": (lambda: cbnorm.RMSNorm(4, dtype=np.float64), {"normalized_shape": (4,)}),
@@ -455,3 +456,46 @@ def test_modules_of_pytorch():
         want = module(torch.from_numpy(x)).detach().numpy()
         for layer in layers:
             np.testing.assert_allclose(layer(x), want, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "want"),
+    [
+        (lambda: cbnorm.LayerNorm.from_keras([WEIGHT, BIAS]), "LayerNorm(4, eps=0.001, dtype=float64)"),
+        (
+            lambda: cbnorm.LayerNorm.from_keras([BIAS], scale=False),
+            "LayerNorm(4, eps=0.001, affine='beta', dtype=float64)",
+        ),
+        (lambda: cbnorm.RMSNorm.from_keras([np.float32(WEIGHT)]), "RMSNorm(4, eps=1e-06)"),
+        (
+            lambda: cbnorm.GroupNorm.from_keras([WEIGHT, BIAS], groups=2, axis=1, epsilon=1e-5),
+            "GroupNorm(2, 4, eps=1e-05, dtype=float64)",
+        ),
+        (lambda: cbnorm.LayerNorm.from_onnx(WEIGHT), "LayerNorm(4, eps=1e-05, affine='gamma', dtype=float64)"),
+        (lambda: cbnorm.LayerNorm.from_onnx(WEIGHT.reshape(2, 2)).shape, "(2, 2)"),
+        (lambda: cbnorm.RMSNorm.from_onnx(WEIGHT, epsilon=0.1), "RMSNorm(4, eps=0.1, dtype=float64)"),
+        (lambda: cbnorm.InstanceNorm.from_onnx(WEIGHT, BIAS), "InstanceNorm(4, eps=1e-05, dtype=float64)"),
+        (lambda: cbnorm.GroupNorm.from_onnx(WEIGHT, BIAS, num_groups=4), "GroupNorm(4, 4, eps=1e-05, dtype=float64)"),
+    ],
+)
+def test_the_other_layers_of_keras_and_onnx(layer, want):
+    layer = layer()
+    assert repr(layer) == want
+    for name, array in getattr(layer, "state_dict", dict)().items():
+        np.testing.assert_array_equal(array, {"gamma": WEIGHT, "beta": BIAS}[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: cbnorm.LayerNorm.from_keras([WEIGHT]), "weights: expected 2 arrays"),
+        (lambda: cbnorm.LayerNorm.from_keras([WEIGHT, BIAS], axis=1), "axis: expected -1, where LayerNorm normalizes"),
+        (lambda: cbnorm.GroupNorm.from_keras([WEIGHT, BIAS], groups=2), "axis: expected 1, where GroupNorm normalizes"),
+        (lambda: cbnorm.LayerNorm.from_keras([WEIGHT, BIAS[:3]]), r"weights \(beta\): expected shape \(4,\)"),
+        (lambda: cbnorm.RMSNorm.from_onnx(WEIGHT, BIAS), "B: expected None, as RMSNorm has no beta"),
+        (lambda: cbnorm.GroupNorm.from_onnx(WEIGHT, BIAS, num_groups=3), "num_groups: expected a divisor of 4"),
+    ],
+)
+def test_what_the_other_layers_cannot_be_is_named(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -26,7 +26,7 @@ from cbnorm._arrays import (
     check_shape,
     shown,
 )
-from cbnorm._from_torch import Source, numbers_of
+from cbnorm._conversions import Source, numbers_of
 from cbnorm._results import FLOAT64, copy_of, float_dtypes
 
 # The names of one thing in each library.

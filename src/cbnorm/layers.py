@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import as_input, check_choice, check_integer, check_length, check_lengths, check_number
-from cbnorm._from_torch import FromTorch
+from cbnorm._conversions import FromKeras, ParameterConversions
 from cbnorm._state import Flag, Layer, flag
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
@@ -245,7 +245,7 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
         layer._replace(mean, var, population.batches)
 
 
-class LayerNorm(FromTorch, Layer):
+class LayerNorm(FromKeras, ParameterConversions, Layer):
     """Layer normalization: y = gamma·(x - mean) / sqrt(var + eps) + beta over the trailing axes.
 
     A row of a single number gives beta, as equal numbers do.
@@ -275,6 +275,7 @@ class LayerNorm(FromTorch, Layer):
 
     shape: tuple[int, ...]
     _backward = staticmethod(layernorm_backward)
+    _keras_epsilon = 1e-3
     _torch_size, _own_size = "normalized_shape", "shape"
 
     def __init__(
@@ -301,7 +302,7 @@ class LayerNorm(FromTorch, Layer):
         )
 
 
-class RMSNorm(FromTorch, Layer):
+class RMSNorm(FromKeras, ParameterConversions, Layer):
     """RMS normalization: y = gamma·x / sqrt(mean(x²) + eps) over the trailing axes.
 
     Parameters
@@ -329,6 +330,7 @@ class RMSNorm(FromTorch, Layer):
     shape: tuple[int, ...]
     _parameters = ("gamma",)
     _backward = staticmethod(rmsnorm_backward)
+    _keras_epsilon = 1e-6
     _torch_size, _own_size = "normalized_shape", "shape"
 
     def __init__(
@@ -353,7 +355,7 @@ class RMSNorm(FromTorch, Layer):
         return self._remember(*rmsnorm_forward(x, self.gamma, self.eps, axis=axis, out=self._room_for_y(x)))
 
 
-class GroupNorm(FromTorch, Layer):
+class GroupNorm(FromKeras, ParameterConversions, Layer):
     """Group normalization: statistics of each group of neighbouring channels of each sample.
 
     A group of a single value (one channel, one position) gives beta, as equal values do, and gradients of 0 for x and
@@ -386,6 +388,7 @@ class GroupNorm(FromTorch, Layer):
     num_groups: int
     num_channels: int
     _backward = staticmethod(groupnorm_backward)
+    _keras_epsilon = 1e-3
     _torch_size, _own_size = "num_channels", "num_channels"
 
     def __init__(
@@ -415,7 +418,7 @@ class GroupNorm(FromTorch, Layer):
         )
 
 
-class InstanceNorm(FromTorch, Layer):
+class InstanceNorm(ParameterConversions, Layer):
     """Instance normalization: statistics of each channel of each sample.
 
     A channel of one position, as in (N, C), gives beta, as equal values do, and gradients of 0 for x and gamma: no

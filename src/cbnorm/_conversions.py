@@ -1,13 +1,18 @@
-"""What a module of PyTorch's, or its state, tells by attributes and names; PyTorch itself is not imported."""
+"""Layers that have parameters alone, from and to other libraries; no framework is imported.
+
+What a module of PyTorch's, or its state, tells by attributes and names, `BatchNorm` reads here too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from cbnorm._arrays import NOT_OURS, as_numbers, check_eps, shown
+from cbnorm._arrays import NOT_OURS, as_numbers, check_eps, check_flag, check_integer, shown
 from cbnorm._results import copy_of, float_dtypes
 
 PARAMETERS = ("weight", "bias")
@@ -72,7 +77,7 @@ class Source:
         return check_eps(eps)
 
 
-class FromTorch:
+class ParameterConversions:
     """The conversions of layers that have parameters alone: all but `BatchNorm`."""
 
     _parameters: tuple[str, ...]
@@ -134,18 +139,68 @@ class FromTorch:
         groups = source.attribute("num_groups", None)
         sizes = ({} if groups is None else {"num_groups": groups}) | sizes
         sizes[cls._own_size] = size if cls._own_size == "shape" else size[0]
-        dtype = np.result_type(*(float_dtypes(array)[1] for array in arrays.values())) if arrays else np.float32
         if eps is None and source.attribute("eps", 0) is None:  # PyTorch's RMSNorm: that of the dtype
-            eps = float(np.finfo(dtype).eps)
-        names = list(arrays)
+            eps = float(np.finfo(_dtype_of(arrays)).eps)
+        layer = cls._of_arrays({own: (given[own][0], array) for own, array in arrays.items()}, source.eps(eps), sizes)
+        layer.training = bool(source.attribute("training", True))
+        return layer
+
+    @classmethod
+    def _of_arrays(cls, given, eps, sizes):
+        """A layer of arrays by their own names, each with the name that an error gives it."""
+        arrays = {own: numbers_of(*each) for own, each in given.items()}
+        dtype, names = _dtype_of(arrays), list(arrays)
         affine = names[0] if len(names) == 1 and len(cls._parameters) > 1 else bool(names)
-        layer = cls(**sizes, eps=source.eps(eps), affine=affine, dtype=dtype)
+        layer = cls(**sizes, eps=eps, affine=affine, dtype=dtype)
         for own, array in arrays.items():
             if array.shape != getattr(layer, own).shape:
                 raise ValueError(f"{given[own][0]}: expected shape {getattr(layer, own).shape}, got {array.shape}")
             setattr(layer, own, copy_of(array, dtype))
-        layer.training = bool(source.attribute("training", True))
         return layer
+
+    @classmethod
+    def from_onnx(
+        cls, scale: ArrayLike, B: ArrayLike | None = None, *, epsilon: float = 1e-5, num_groups: int | None = None
+    ) -> Self:
+        """Make a layer of the inputs and attributes of ONNX's LayerNormalization and its like.
+
+        Parameters
+        ----------
+        scale, B : array_like
+            The inputs of these names (`bias` in GroupNormalization, of one number a channel: opset 21); None is none,
+            and RMSNormalization has no B. Their shape is that of the axes normalized, the last ones.
+        epsilon : float
+            The attribute of this name, with ONNX's default.
+        num_groups : int, optional
+            Of GroupNormalization.
+
+        Returns
+        -------
+        Layer
+            With copies of the parameters, in their dtype.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is not as described.
+
+        Examples
+        --------
+        >>> import numpy as np, cbnorm
+        >>> cbnorm.GroupNorm.from_onnx(np.ones(4), np.zeros(4), num_groups=2)
+        GroupNorm(2, 4, eps=1e-05, dtype=float64)
+        """
+        given = {own: named for own, named in zip(cls._parameters, (("scale", scale), ("B", B)), strict=False)}
+        if B is not None and len(given) == 1:
+            raise ValueError(f"B: expected None, as {cls.__name__} has no beta, got {shown(B)}")
+        given = {own: named for own, named in given.items() if own == "gamma" or named[1] is not None}
+        return cls._of_arrays(given, check_eps(epsilon, "epsilon"), cls._sizes_of(*given["gamma"], num_groups))
+
+    @classmethod
+    def _sizes_of(cls, name, value, num_groups):
+        shape = numbers_of(name, value).shape
+        sizes = {cls._own_size: shape if cls._own_size == "shape" else math.prod(shape)}
+        return sizes if num_groups is None else sizes | {"num_groups": num_groups}
 
     def to_torch(self) -> dict[str, Any]:
         """Return `state_dict`, `eps` and what else `from_torch` takes; arrays are copies.
@@ -161,3 +216,70 @@ class FromTorch:
         sizes = {"num_groups": self.num_groups} if hasattr(self, "num_groups") else {}
         sizes[self._own_size] = getattr(self, self._own_size)
         return {"state_dict": {names[own]: array for own, array in state.items()}, "eps": self.eps, **sizes}
+
+
+class FromKeras:
+    """The conversion from the layers that Keras has."""
+
+    _keras_epsilon: float
+
+    @classmethod
+    def from_keras(
+        cls,
+        weights: Sequence[ArrayLike],
+        *,
+        epsilon: float | None = None,
+        axis: int = -1,
+        scale: bool = True,
+        center: bool = True,
+        groups: int | None = None,
+    ) -> Self:
+        """Make a layer of the weights of Keras's LayerNormalization, RMSNormalization or GroupNormalization.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+            ``get_weights()``: gamma (if `scale`), beta (if `center`; RMSNormalization has none).
+        epsilon : float, optional
+            Keras's; by default its own default, 1e-3, or 1e-6 of RMSNormalization.
+        axis : int
+            Keras's: -1, which normalizes the last axis. Of GroupNormalization it must be 1, where `GroupNorm` has its
+            channels; Keras's default is -1.
+        scale, center, groups
+            Keras's.
+
+        Returns
+        -------
+        Layer
+            With copies of the parameters, in their dtype.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is not as described.
+
+        Examples
+        --------
+        >>> import numpy as np, cbnorm
+        >>> cbnorm.LayerNorm.from_keras([np.ones(3), np.zeros(3)])
+        LayerNorm(3, eps=0.001, dtype=float64)
+        """
+        if not isinstance(weights, Sequence | np.ndarray):
+            raise TypeError(f"weights: expected a sequence of arrays, got {type(weights).__name__}")
+        wanted = {"gamma": check_flag("scale", scale), "beta": check_flag("center", center)}
+        names = [name for name in cls._parameters if wanted[name]]
+        if not names or len(weights) != len(names):
+            raise ValueError(
+                f"weights: expected {len(names) or 'some'} arrays ({', '.join(names)}), got {len(weights)}"
+            )
+        least = 1 if cls._own_size == "num_channels" else -1
+        if check_integer("axis", axis) != least:
+            raise ValueError(f"axis: expected {least}, where {cls.__name__} normalizes, got {axis}")
+        given = {name: (f"weights ({name})", value) for name, value in zip(names, weights, strict=True)}
+        epsilon = check_eps(cls._keras_epsilon if epsilon is None else epsilon, "epsilon")
+        return cls._of_arrays(given, epsilon, cls._sizes_of(*given[names[0]], groups))
+
+
+def _dtype_of(arrays):
+    """The dtype of a layer with these parameters."""
+    return np.result_type(*(float_dtypes(array)[1] for array in arrays.values())) if arrays else np.dtype(np.float32)
