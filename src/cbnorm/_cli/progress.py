@@ -44,7 +44,7 @@ class Progress:
             description = f"{group} {words}{self._left(share)}"
             self._bar.update(self._task, completed=share, description=description, refresh=True)
         elif group != self._group:
-            self._page.line(f"{share:4.0%}  {group}{self._left(share)}")
+            self._page.line(f"{math.floor(100 * share):3d}%  {group}{self._left(share)}")
         self._group = group
 
     def _left(self, share):

@@ -95,10 +95,11 @@ class Company:
         return 0.0
 
     def expected(self, shape, per_number):
-        """About how many seconds `add` takes, where NumPy takes `per_number` for each number."""
+        """About how many seconds `add` takes, where a number costs `per_number` seconds."""
         starts = import_seconds(self.results.peers, per_number)
-        turn = REST + line_seconds(shape, 1, self.results.budget, per_number)
-        return starts + len(self._companies) * len(self._names) * (TURNS + 0.1) * turn
+        arrays = line_seconds(shape, (), 0.0, per_number)
+        turns = len(self._companies) * (TURNS + 1) * REST + len(self._companies) * (TURNS + 0.1) * self.results.budget
+        return starts + len(self._names) * (arrays + turns)
 
     def expected_bytes(self, operation, shape):
         """Memory that `add` takes at its peak: all are there at once, and check nothing."""

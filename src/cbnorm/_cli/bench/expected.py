@@ -10,30 +10,31 @@ import numpy as np
 
 from cbnorm._cgroup import memory_limits
 from cbnorm._cli import formulas
+from cbnorm._cli.bench.cases import EPS, Case, Shape
 from cbnorm._cli.bench.timing import LEAST_RUNS
 
-IMPORT = 2.0  # seconds until a peer is there, on a machine where NumPy's formulas take USUAL a number
-USUAL = 15e-9  # seconds
-# In NumPy's formulas: the arrays of a line and the truth in float64; one call of each peer, as the slower ones need it.
-PREPARING, CALL = 7, 1.2
+USUAL = 50e-9  # seconds that `seconds_per_number` finds on a machine where a peer is imported in IMPORT seconds
+IMPORT = 2.0
+SAMPLE = Shape.parse("2048x1024")
+# In times what `seconds_per_number` finds: the arrays of a line and the truth, mostly larger than the sample's; one
+# call of a peer that works through NumPy, and of one that has kernels of its own.
+PREPARING, NUMPY_CALL, CALL = 2.0, 0.7, 0.1
+THROUGH_NUMPY = ("numpy", "sklearn")
 
 
 def seconds_per_number():
-    """What NumPy's formulas take here for each number: a tenth of a second or less."""
-    x = np.ones((1024, 1024), np.float32)
-    best = math.inf
-    for _ in range(3):
-        start = perf_counter()
-        formulas.forward(x, x[0], x[0], axes=0, eps=1e-5)
-        best = min(best, perf_counter() - start)
-    return best / x.size
+    """What a number costs here and now that is drawn and normalized in float64; found in a tenth of a second."""
+    start = perf_counter()
+    case = Case.make("train", SAMPLE, np.dtype("float32")).in_float64()
+    formulas.forward(case.x, case.gamma, case.beta, axes=0, eps=EPS)
+    return (perf_counter() - start) / case.x.size
 
 
-def line_seconds(shape, num_peers, budget, per_number):
-    """About how long a line of the table takes: its arrays, a check of everyone, and their calls."""
-    numbers = math.prod(shape.sizes)
-    calls = numbers * per_number * CALL * num_peers
-    return numbers * per_number * PREPARING + calls + max(budget, LEAST_RUNS * calls)
+def line_seconds(shape, peers, budget, per_number):
+    """About how long a line of the table takes: its arrays, a check of the peers of these names, and their calls."""
+    numbers = math.prod(shape.sizes) * per_number
+    calls = numbers * sum(NUMPY_CALL if name in THROUGH_NUMPY else CALL for name in peers)
+    return numbers * PREPARING + calls + max(budget, LEAST_RUNS * calls)
 
 
 def import_seconds(peers, per_number):

@@ -118,12 +118,12 @@ class Measurement:
         self._stack = ExitStack()
 
     def expected_start(self, per_number):
-        """About how many seconds pass before the first line, where NumPy takes `per_number` for each number."""
+        """About how many seconds pass before the first line, where a number costs `per_number` seconds."""
         return import_seconds(self._peers, per_number)
 
     def expected(self, shape, per_number):
         """About how many seconds `add` takes."""
-        return line_seconds(shape, len(self._peers), self._budget, per_number)
+        return line_seconds(shape, self._peers, self._budget, per_number)
 
     def expected_bytes(self, operation, shape):
         """Memory that `add` takes at its peak."""
