@@ -301,8 +301,9 @@ def check_moving(Plan plan not None, tuple averages not None):
     if var is not None:
         check_nonnegative("moving_var", var)
     ddof = check_choice("ddof", ddof, (0, 1))
-    if ddof == 1 and plan.count == 1 and plan.channels and not plan.statistics_given:
-        raise ValueError(f"ddof: expected 0 for one value a channel, got 1 with x of shape {plan.shape}")
+    if ddof == 1 and 0 < plan.count <= 1 and plan.channels and not plan.statistics_given:
+        few = "one value a channel" if plan.weights is None else f"weights with a sum of {plan.count:g}"
+        raise ValueError(f"ddof: expected 0 for {few}, got 1 with x of shape {plan.shape}")
     return mean, var, momentum, ddof
 
 

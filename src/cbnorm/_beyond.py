@@ -27,7 +27,7 @@ class Room(NamedTuple):
 
 def rooms(plan, dtype, x, statistics):
     """All that are needed; `dtype` is that of the computation."""
-    mean, _, m2, inv_std = statistics
+    mean, _, m2, inv_std = statistics[:4]
     most_mean, most_inv_std, most_m2, least_inv_std = _kernels.active.limits(plan, dtype.itemsize)
     large, small = abs(mean) > most_mean, inv_std > most_inv_std
     large &= np.isfinite(mean) & plan.statistics_given  # else the mean is among the numbers
@@ -47,7 +47,7 @@ def scaled(plan, x, statistics, scale, beyond):
     plan = plan.with_eps(plan.eps * scale**2)
     with np.errstate(all="ignore"):  # sets of the other kind
         x = x * scale
-        statistics = statistics * [[scale], [scale], [scale**2], [1 / scale]]
+        statistics = statistics * np.array([[scale], [scale], [scale**2], [1 / scale], [1]])[: len(statistics)]
     if not plan.statistics_given:
         _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
     return Room(beyond[:, np.newaxis], plan, x, statistics, scale)

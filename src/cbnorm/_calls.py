@@ -70,7 +70,7 @@ class Cache:
         frozen(gamma, statistics)  # nobody else's
         self._gamma = gamma
         self._plan = plan
-        # None: those of x; (2, sets): mean and variance, given; (4, sets): as found.
+        # None: those of x; (2, sets): mean and variance, given; (kinds, sets): as found.
         self._statistics = statistics
         self._dtypes = dtypes  # computed in, returned in
         self._seen = seen  # the dtype that x had
@@ -136,18 +136,18 @@ class Cache:
         return as_seen(self._x, self._plan.shape, self._seen, self._dtypes[0])
 
     def _full(self, x=None):
-        """The statistics, (4, sets). X as the kernels take it, where that is there."""
+        """The statistics, (kinds, sets). X as the kernels take it, where that is there."""
         kept = self._statistics
         if not self._plan.size:  # any number of empty rows: no memory is taken before someone asks
-            return np.zeros((4, self._plan.sets))
+            return np.zeros((self._plan.kinds, self._plan.sets))
         if kept is None:
             return find_statistics(self._plan, self._input() if x is None else x)
-        return kept if len(kept) == 4 else take_statistics(self._plan, kept[0], 0, kept[1])
+        return kept if len(kept) > 2 else take_statistics(self._plan, kept[0], 0, kept[1])
 
 
 def find_statistics(plan: Plan, x: NDArray[Any]) -> NDArray[np.float64]:
-    """The statistics of x, (4, sets): mean, mean_lo, m2, inv_std."""
-    statistics = statistics_for(plan.sets)
+    """The statistics of x, (kinds, sets): mean, mean_lo, m2, inv_std, counts."""
+    statistics = statistics_for(plan)
     if x.size:
         _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
     else:
@@ -157,7 +157,7 @@ def find_statistics(plan: Plan, x: NDArray[Any]) -> NDArray[np.float64]:
 
 def take_statistics(plan: Plan, mean: ArrayLike, mean_lo: ArrayLike, m2: ArrayLike) -> NDArray[np.float64]:
     """The same, of moments that are there, for a plan with given statistics: m2 is that of `plan.count` numbers."""
-    statistics = statistics_for(plan.sets)
+    statistics = statistics_for(plan)
     statistics[0], statistics[1], statistics[2] = mean, mean_lo, m2
     if 0 in plan.shape:
         statistics[3] = 0
@@ -207,7 +207,7 @@ def forward(
         statistics = None
     else:
         if statistics is None:
-            statistics = statistics_for(plan.sets)
+            statistics = statistics_for(plan)
         beyond = normalize(plan, x, values, y, kernel_gamma, kernel_beta, statistics, moving)
         if plan.sets > MANY and statistics.nbytes > x.nbytes:
             statistics = statistics[[0, 2]] if given else None
@@ -243,13 +243,13 @@ def backward(
     values = contiguous(dout, compute_dtype)
     dx = room_for(out, values, dout, result_dtype) if want_dx else None
     sums = dgamma, dbeta = gradients_for(plan, want_dgamma, want_dbeta, compute_dtype)
-    if not dout.size:
-        for gradient in sums:
+    if not dout.size or (plan.weights is not None and plan.count == 0):
+        for gradient in (dx, *sums):
             if gradient is not None:
                 gradient[...] = 0
     elif want_dx or want_dgamma or want_dbeta:
         # The sum of dout takes no statistics.
-        statistics = np.zeros((4, plan.sets)) if x is None and dx is None else cache._full(x)
+        statistics = np.zeros((plan.kinds, plan.sets)) if x is None and dx is None else cache._full(x)
         gamma = cache._gamma
         finish = backward_beyond(plan, values, x, dx, gamma, sums, statistics) if cache._beyond else None
         threads = threads_for(dout.size)

@@ -13,3 +13,8 @@ cdef class Plan:
     cdef readonly double count
     cdef readonly double eps
     cdef readonly Py_ssize_t size
+    cdef readonly object weights
+    cdef readonly double heaviest
+    cdef readonly bint omit
+    cdef readonly double ddof
+    cdef readonly int kinds

@@ -1,5 +1,8 @@
 """What type checkers see of `_plan.pyx`: a cache holds a plan."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 class Plan:
     outer: int
     channels: int
@@ -15,6 +18,14 @@ class Plan:
     statistics_given: bool
     count: float
     eps: float
+    weights: NDArray[np.float64] | None
+    heaviest: float
+    omit: bool
+    ddof: float
+    kinds: int
+    def count_by(
+        self, weights: NDArray[np.float64] | None, total: float, heaviest: float, omit: bool = False, ddof: float = 0
+    ) -> Plan: ...
     def with_eps(self, eps: float) -> Plan: ...
 
 def plan_channels(

@@ -36,7 +36,27 @@ cdef class Plan:
         Numbers of a set: what m2 is divided by. Of more than this array, where sets of several were merged.
     eps : float
         Added to the variance.
+    weights : ndarray or None
+        (outer * inner,), float64: what the numbers at each place count; None: 1.
+    heaviest : float
+        The largest of them.
+    omit : bool
+        Whether NaN does not count.
+    ddof : float
+        What is taken from the numbers that count in a set, where they count differently, for their variance.
+    kinds : int
+        Of statistics: mean, mean_lo, m2, inv_std, and the counts of the sets where their numbers count differently.
     """
+
+    def count_by(self, weights, double total, double heaviest, bint omit=False, double ddof=0):
+        """Let numbers count differently, together `total` a channel unless NaN is among them; the plan itself."""
+        self.weights = weights
+        self.heaviest = heaviest
+        self.omit = omit
+        self.ddof = ddof
+        self.kinds = 5
+        self.count = total
+        return self
 
     def with_eps(self, double eps):
         """The same with another eps."""
@@ -58,6 +78,7 @@ cdef Plan new_plan(tuple shape, Py_ssize_t axis, Py_ssize_t outer, Py_ssize_t ch
     plan.inner = inner
     plan.eps = eps
     plan.centred = True
+    plan.kinds = 4
     return plan
 
 

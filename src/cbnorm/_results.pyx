@@ -26,9 +26,9 @@ def room_for(out, values, given, result_dtype):
     return new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array))
 
 
-def statistics_for(Py_ssize_t count):
-    """Room for mean, mean_lo, m2 and inv_std of so many channels or rows."""
-    cdef cnp.npy_intp[2] shape = [4, count]
+def statistics_for(Plan plan not None):
+    """Room for mean, mean_lo, m2 and inv_std of channels or rows, and their counts where they count differently."""
+    cdef cnp.npy_intp[2] shape = [plan.kinds, plan.sets]
     return new_array(2, shape, cnp.NPY_DOUBLE)
 
 

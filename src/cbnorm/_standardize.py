@@ -17,7 +17,7 @@ from cbnorm._results import (
 
 
 def standardized(x, view, out, find_plan, statistics=None):
-    """y, and the statistics (4, channels) in the order of the view that is the third result.
+    """y, and the statistics (kinds, channels) in the order of the view that is the third result.
 
     ``find_plan(view)`` says how the kernels take what a view sees; `statistics` are given as they are there, or None.
     """
@@ -33,9 +33,9 @@ def standardized(x, view, out, find_plan, statistics=None):
     arranged = view.arranged(x)
     plan = find_plan(view)
     if not x.size:
-        return np.empty_like(x, wanted) if out is None else out, np.zeros((4, plan.sets)), view
+        return np.empty_like(x, wanted) if out is None else out, np.zeros((plan.kinds, plan.sets)), view
     if statistics is None:
-        statistics = statistics_for(plan.sets)
+        statistics = statistics_for(plan)
     values = contiguous(arranged, computed)
     y = view.arranged(out) if straight else room_for(None, values, arranged, computed)
     normalize(plan, arranged, values, y, None, None, statistics, None)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from cbnorm._arrays import as_array, check_axis, check_choice, check_eps
 from cbnorm._calls import Cache, backward, forward
 from cbnorm._plan import plan_channels
+from cbnorm._weights import count_by
 
 BatchNormCache = Cache  # the name that the first version gave it
 
@@ -31,6 +32,7 @@ def batchnorm_forward(
     mode: Literal["train", "test"] = "train",
     axis: int = 1,
     ddof: int = 0,
+    weights: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache, NDArray[np.float64], NDArray[np.float64]]: ...
 @overload
@@ -46,6 +48,7 @@ def batchnorm_forward(
     *,
     axis: int = 1,
     ddof: int = 0,
+    weights: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache, NDArray[np.float64], NDArray[np.float64]]: ...
 @overload
@@ -61,6 +64,7 @@ def batchnorm_forward(
     *,
     axis: int = 1,
     ddof: int = 0,
+    weights: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache, NDArray[np.float64] | None, NDArray[np.float64] | None]: ...
 def batchnorm_forward(
@@ -75,6 +79,7 @@ def batchnorm_forward(
     *,
     axis: int = 1,
     ddof: int = 0,
+    weights: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache, NDArray[np.float64] | None, NDArray[np.float64] | None]:
     """Normalize each channel over all other axes, then scale and shift it.
@@ -101,6 +106,9 @@ def batchnorm_forward(
     ddof : {0, 1}
         Whether `moving_var` takes in the biased (0) or the unbiased (1, PyTorch's rule) variance of x.
         The normalization itself always uses the biased one.
+    weights : array_like, optional
+        What each place counts in the statistics of x: the shape of x without its channel axis, or (N,); a mask of
+        bools, or numbers from 0 up of any dtype. Test mode has no use for them.
     out : ndarray, optional
         Where y goes: the shape and dtype of y, C-contiguous. It may be x in test mode.
 
@@ -124,6 +132,10 @@ def batchnorm_forward(
     of 0; PyTorch refuses the latter. An empty batch gives an empty y and leaves the moving averages as they were. NaN
     and infinities stay in their channel.
 
+    With weights w and W = Σ w, mean = Σ w·x / W and var = Σ w·(x - mean)² / W; ``ddof=1`` makes that W - 1, as if each
+    weight were a number of equal samples. y is computed everywhere, and what counts 0 is not read for the statistics.
+    Where all weights are 0, the batch counts as an empty one: y is beta, the moving averages stay, gradients are 0.
+
     References
     ----------
     Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
@@ -140,11 +152,21 @@ def batchnorm_forward(
            [ 1.,  1.]])
     >>> moving_mean, moving_var
     (array([0.2, 1.2]), array([1. , 1.3]))
+
+    Padded sequences, (N, L, C), whose mask tells which positions are there:
+
+    >>> x = np.array([[[1.0], [3.0]], [[8.0], [np.nan]]])
+    >>> y, cache, _, _ = cbnorm.batchnorm_forward(x, axis=-1, weights=[[True, True], [True, False]])
+    >>> cache.mean
+    array([4.])
     """
     x = as_array(x, 2)
     axis = check_axis(axis, x.ndim)
     given = check_choice("mode", mode, ("train", "test")) == "test"
     plan = plan_channels(x.shape, axis, check_eps(eps), given, 1 if given else None)
+    if weights is not None:
+        counted = count_by(plan_channels(x.shape, axis, plan.eps), weights)  # checked in test mode too
+        plan = plan if given else counted
     return forward("batchnorm", plan, x, gamma, beta, out, (moving_mean, moving_var, momentum, ddof))
 
 
@@ -192,7 +214,8 @@ def batchnorm_backward(
     Notes
     -----
     The compact form: with M values a channel, ``dbeta = sum(dout)``, ``dgamma = sum(dout * xhat)``,
-    ``dx = (gamma * inv_std / M) * (M * dout - xhat * dgamma - dbeta)``.
+    ``dx = (gamma * inv_std / M) * (M * dout - xhat * dgamma - dbeta)``. With weights w,
+    ``dx = gamma * inv_std * (dout - (w / sum(w)) * (xhat * dgamma + dbeta))``: dgamma and dbeta are sums over all dout.
 
     Examples
     --------

@@ -70,6 +70,11 @@ cdef struct Facts:
     double *mean_lo
     double *m2
     double *inv_std
+    const double *weights       # (outer, inner), of all channels; NULL: 1
+    double heaviest             # of the weights
+    bint omit                   # NaN does not count
+    double *counts              # (sets) what the numbers of each count together; NULL: they count alike, `count` in all
+    double ddof                 # what is taken from these for the variance
     double *sum_dout            # (channels) Σ dout
     double *sum_dout_xhat       # (channels) Σ dout·xhat; both NULL: not wanted
     Moving moving

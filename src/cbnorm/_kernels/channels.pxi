@@ -55,6 +55,8 @@ cdef void update_averages(const Facts *facts, Py_ssize_t first, Py_ssize_t last)
     """Running averages take the batch in."""
     cdef const Moving *moving = &facts.moving
     cdef Py_ssize_t size = last - first
+    if facts.count == 0:        # weights of 0 alone
+        return
     if moving.mean != NULL:
         update_average(moving.mean + first, facts.mean + first, 1, moving.momentum, size)
     if moving.var != NULL:

@@ -11,7 +11,7 @@
 #    their x. The same where sums of dout are not finite.
 
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX
-from libc.math cimport NAN, fabs, ilogb, isfinite, scalbn, sqrt
+from libc.math cimport INFINITY, NAN, fabs, ilogb, isfinite, scalbn, sqrt
 
 cdef extern from *:
     """
@@ -38,10 +38,16 @@ cdef struct Set:                # of numbers that share their statistics
     Py_ssize_t runs
     Py_ssize_t size             # of a run
     Py_ssize_t stride           # from run to run
+    const double *weights       # (runs, size), or NULL: 1
+    bint omit                   # NaN does not count
+    double count                # of all together
+    double degrees              # what m2 is divided by
 
 
 cdef Set numbers_of(const Facts *facts, Py_ssize_t number) noexcept nogil:
     cdef Set numbers
+    numbers.weights = facts.weights
+    numbers.omit = facts.omit
     if facts.walk == ROWS:
         numbers.start = number * facts.rows.size
         numbers.runs = 1
@@ -51,7 +57,16 @@ cdef Set numbers_of(const Facts *facts, Py_ssize_t number) noexcept nogil:
         numbers.runs = facts.outer
         numbers.size = facts.inner
         numbers.stride = facts.channels * facts.inner
+    numbers.count = <double>numbers.runs * numbers.size
+    numbers.degrees = facts.count
+    if facts.counts != NULL:
+        numbers.count = facts.counts[number]
+        numbers.degrees = numbers.count - facts.ddof
     return numbers
+
+
+cdef inline double count_of(const Set *numbers, Py_ssize_t run, Py_ssize_t i, floating value) noexcept nogil:
+    return what_counts(1.0 if numbers.weights == NULL else numbers.weights[run * numbers.size + i], value, numbers.omit)
 
 
 cdef bint find_range(const floating *x, const Set *numbers, double *lowest, double *highest) noexcept nogil:
@@ -59,13 +74,20 @@ cdef bint find_range(const floating *x, const Set *numbers, double *lowest, doub
     cdef Py_ssize_t run, i
     cdef bint nan = False
     cdef const floating *values
-    cdef floating low = x[0], high = x[0]
+    cdef floating low = <floating>INFINITY, high = -<floating>INFINITY
     for run in range(numbers.runs):
         values = x + run * numbers.stride
+        if numbers.weights == NULL and not numbers.omit:
+            for i in range(numbers.size):
+                nan |= values[i] != values[i]
+                low = values[i] if values[i] < low else low
+                high = values[i] if values[i] > high else high
+            continue
         for i in range(numbers.size):
-            nan |= values[i] != values[i]
-            low = values[i] if values[i] < low else low
-            high = values[i] if values[i] > high else high
+            if count_of(numbers, run, i, values[i]) > 0:
+                nan |= values[i] != values[i]
+                low = min(low, values[i])
+                high = max(high, values[i])
     lowest[0] = low
     highest[0] = high
     return nan
@@ -76,12 +98,16 @@ cdef double add_scaled(
 ) noexcept nogil:
     """Σ d, or Σ d², of d = (x - pivot)·2^-exponent - mean; what each addition loses is added at the end."""
     cdef Py_ssize_t run, i
-    cdef double total = 0, lost = 0, sum_so_far, d
+    cdef double total = 0, lost = 0, sum_so_far, d, counts
     for run in range(numbers.runs):
         for i in range(numbers.size):
+            counts = count_of(numbers, run, i, x[run * numbers.stride + i])
+            if counts == 0:
+                continue
             d = scalbn(x[run * numbers.stride + i] - pivot, -exponent) - mean
             if squared:
                 d *= d
+            d *= counts
             sum_so_far = total
             total += d
             lost += two_sum_error(sum_so_far, d, total)
@@ -93,27 +119,29 @@ cdef void scale_moments(
 ) noexcept nogil:
     """Of values all finite, and not all equal."""
     cdef Set numbers = numbers_of(facts, number)
-    cdef double count = <double>numbers.runs * numbers.size
     cdef double spread = highest - lowest if facts.centred else max(fabs(lowest), fabs(highest))
     cdef double pivot = 0, shift = 0, step, squares, eps
     cdef int exponent = ilogb(spread) if isfinite(spread) else MOST_EXPONENT
     if facts.centred:
         pivot = lowest + spread / 2 if isfinite(spread) else lowest / 2 + highest / 2
-        shift = add_scaled(x, &numbers, pivot, exponent, 0, False) / count
+        shift = add_scaled(x, &numbers, pivot, exponent, 0, False) / numbers.count
         step = scalbn(shift, exponent)
         facts.mean[number] = pivot + step
         facts.mean_lo[number] = two_sum_error(pivot, step, facts.mean[number])
     squares = add_scaled(x, &numbers, pivot, exponent, shift, True)
     facts.m2[number] = scalbn(squares, 2 * exponent)
     eps = scalbn(facts.eps, -2 * exponent)
-    if eps <= DBL_MAX:          # else the variance is nothing beside it
-        facts.inv_std[number] = scalbn(inverse_std(squares / facts.count, eps), -exponent)
+    if eps <= DBL_MAX and numbers.degrees > 0:      # else the variance is nothing beside it
+        facts.inv_std[number] = scalbn(inverse_std(squares / numbers.degrees, eps), -exponent)
 
 
 cdef void look_again_at(const floating *x, const Facts *facts, Py_ssize_t number) noexcept nogil:
     cdef Set numbers = numbers_of(facts, number)
     cdef double lowest, highest
-    cdef bint nan = find_range(x + numbers.start, &numbers, &lowest, &highest)
+    cdef bint nan
+    if numbers.count == 0:
+        return
+    nan = find_range(x + numbers.start, &numbers, &lowest, &highest)
     if nan or not isfinite(lowest) or not isfinite(highest):
         if facts.centred:
             facts.mean[number] = NAN if nan else lowest + highest       # of both signs: NaN

@@ -27,6 +27,7 @@ include "channels.pxi"
 include "extremes.pxi"
 include "columns.pxi"
 include "planes.pxi"
+include "counted.pxi"
 include "rows.pxi"
 include "passes.pxi"
 include "workspace.pxi"
@@ -80,7 +81,7 @@ cdef int write(floating **numbers, array, Py_ssize_t size) except -1:
 
 
 cdef int take_plan(Facts *facts, Plan plan, statistics, bint backward) except -1:
-    """The facts that do not depend on the function. Statistics are (4, sets): mean, mean_lo, m2, inv_std."""
+    """The facts that do not depend on the function. Statistics are (kinds, sets): mean, mean_lo, m2, inv_std, counts."""
     if plan.size == 0:      # the kernels divide by these numbers
         raise ValueError("kernels: expected a plan of at least one number, got one of none")
     memset(facts, 0, sizeof(Facts))
@@ -94,11 +95,19 @@ cdef int take_plan(Facts *facts, Plan plan, statistics, bint backward) except -1
     facts.centred = plan.centred
     facts.statistics_given = plan.statistics_given
     facts.backward = backward
-    check(statistics, cnp.NPY_DOUBLE, 4 * plan.sets, not backward)     # in the gradient they are only read
+    check(statistics, cnp.NPY_DOUBLE, plan.kinds * plan.sets, not backward)     # in the gradient they are only read
     facts.mean = <double *>cnp.PyArray_DATA(<cnp.ndarray>statistics)
     facts.mean_lo = facts.mean + plan.sets
     facts.m2 = facts.mean + 2 * plan.sets
     facts.inv_std = facts.mean + 3 * plan.sets
+    read(&facts.weights, plan.weights, plan.outer * plan.inner)
+    if plan.kinds == 5:
+        if plan.groups > 0 or plan.statistics_given:
+            raise TypeError("kernels: expected numbers of rows, and where statistics are given, to count alike")
+        facts.counts = facts.mean + 4 * plan.sets
+        facts.heaviest = plan.heaviest
+        facts.omit = plan.omit
+        facts.ddof = plan.ddof
     return 0
 
 
@@ -130,7 +139,7 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
     cdef int function = (facts.backward * 2 + facts.statistics_given) * 2 + facts.centred
     return call_key(facts.outer, facts.channels, facts.inner,
                     (((function * 2 + more) * 2 + (call.out != NULL)) * 2 + (call.x != NULL)) * 16 + sizeof(call.x[0])
-                    + 4096 * facts.groups, threads)
+                    + 4096 * facts.groups + 2048 * (facts.counts != NULL or facts.weights != NULL), threads)
 
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:
@@ -182,7 +191,7 @@ def forward(
     x,                  # as (outer, channels, inner); None where only inv_std of given statistics is wanted
     out,                # the same, may be x; None: only the statistics are wanted
     gamma, beta,        # (channels), in the dtype of x, or None
-    statistics,         # (4, sets): OUT; IN where the plan says they are given, but for inv_std
+    statistics,         # (kinds, sets): OUT; IN where the plan says they are given, but for inv_std
     moving,             # None, or (mean, var, momentum, ddof): changed in place, or IN, the given statistics
     int threads,
 ):
@@ -203,7 +212,7 @@ def backward(
     dx,                 # the same, may be dout; None: not wanted
     gamma,              # (channels), in the dtype of dout, or None
     gradients,          # OUT dgamma and dbeta, as gamma; None: not wanted
-    statistics,         # IN (4, sets), as `forward` left it
+    statistics,         # IN (kinds, sets), as `forward` left it
     int threads,
 ):
     """Whether sums of some set are not finite."""

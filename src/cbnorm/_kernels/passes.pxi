@@ -34,11 +34,16 @@ cdef void prepare_forward(const Call *call, Py_ssize_t first, Py_ssize_t last) n
     cdef const Facts *facts = &call.facts
     cdef bint beyond = False
     if facts.collecting:
-        if facts.walk == COLUMNS:
+        if facts.counts != NULL:
+            merge_counted_moments(facts, first, last)
+        elif facts.walk == COLUMNS:
             merge_columns_moments(facts, first, last)
         elif facts.walk == PLANES:
             merge_planes_moments(facts, first, last)
-    use_moments(facts, first, last)
+    if facts.counts != NULL:
+        use_counted_moments(facts, first, last)
+    else:
+        use_moments(facts, first, last)
     if facts.statistics_given:
         beyond = look_at_given(facts, first, last)
     else:
@@ -70,10 +75,12 @@ cdef void forward_together(const Call *call, Team *team, int thread) noexcept no
     cdef int threads = team_size(team)
     cdef Py_ssize_t first = first_channel(facts, thread, threads), last = first_channel(facts, thread + 1, threads)
     if facts.collecting:
-        if facts.walk == COLUMNS:
-            collect_columns(call, thread, threads)
-        else:
+        if facts.walk == PLANES:
             collect_planes(call, thread, threads)
+        elif facts.counts != NULL:
+            collect_counted_columns(call, thread, threads)
+        else:
+            collect_columns(call, thread, threads)
         barrier(team, thread)
     if first < last:
         prepare_forward(call, first, last)
@@ -126,10 +133,12 @@ cdef void differentiate_all(const Call *call, int thread, int threads) noexcept 
     cdef Py_ssize_t size = call.facts.planes.size
     if call.facts.statistics_given:
         scale_all(call, thread, threads)
-    elif call.facts.walk == COLUMNS:
-        differentiate_columns(call, thread, threads)
+    elif call.facts.walk == PLANES:
+        differentiate_planes(call, share(size, thread, threads), share(size, thread + 1, threads))
+    elif call.facts.weights != NULL:
+        differentiate_counted_columns(call, thread, threads)
     else:
-        differentiate_span(call, share(size, thread, threads), share(size, thread + 1, threads))
+        differentiate_columns(call, thread, threads)
 
 
 cdef void backward_together(const Call *call, Team *team, int thread) noexcept nogil:

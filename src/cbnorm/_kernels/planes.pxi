@@ -168,8 +168,17 @@ cdef loop differentiate_span(const Call *call, Py_ssize_t first, Py_ssize_t last
 cdef inline void collect_plane(const Call *call, Py_ssize_t channel, Py_ssize_t chunk) noexcept nogil:
     if call.facts.backward:
         collect_plane_gradients(call, channel, chunk)
+    elif call.facts.counts != NULL:
+        collect_counted_plane(call, channel, chunk)
     else:
         collect_plane_moments(call, channel, chunk)
+
+
+cdef inline void differentiate_planes(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    if call.facts.weights != NULL:
+        differentiate_counted_span(call, first, last)
+    else:
+        differentiate_span(call, first, last)
 
 
 cdef void collect_planes(const Call *call, int thread, int threads) noexcept nogil:
@@ -190,6 +199,6 @@ cdef void store_channels(const Call *call, Py_ssize_t first, Py_ssize_t last) no
     for outer in range(call.facts.outer - 1, -1, -1):       # what was read last is still in the cache
         start = outer * call.facts.channels * inner
         if call.facts.backward:
-            differentiate_span(call, start + first * inner, start + last * inner)
+            differentiate_planes(call, start + first * inner, start + last * inner)
         else:
             normalize_span(call, start + first * inner, start + last * inner)

@@ -60,7 +60,7 @@ cdef Py_ssize_t partial_size(const Facts *facts) noexcept nogil:
     if facts.walk == ROWS:
         return rows_partial(facts) if facts.backward else 0
     if facts.walk == COLUMNS:
-        return columns_partial(&facts.columns, 2 if facts.backward else 3)
+        return columns_partial(&facts.columns, 2 if facts.backward else 3 + (facts.counts != NULL))
     return planes_partial(facts, 2 if facts.backward else 4)
 
 
