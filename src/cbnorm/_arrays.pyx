@@ -451,11 +451,13 @@ def check_merged(name, value, kind, attribute, tuple shape not None, Py_ssize_t 
     """Moments or sums of all parts, one a channel: over `count` values if given, else at least one if x has any."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    if isinstance(value.count, ndarray):
+        raise ValueError(f"{name}: expected one count for all channels, got an array (of nan_policy='omit')")
     got = getattr(value, attribute).shape
     if got != (shape[axis],):
         raise ValueError(f"{name}: expected shape ({shape[axis]},), got {got}")
     if count is None:
         if value.count == 0 and 0 not in shape:
             raise ValueError(f"{name}: expected a count of at least 1 for x of shape {shape}, got 0")
-    elif value.count != count:  # sums of one part with moments of all: dx would be wrong in silence
+    elif not math.isclose(value.count, count, rel_tol=1e-9):  # sums of one part with moments of all: dx would be wrong in silence
         raise ValueError(f"{name}: expected the count of moments, {count}, got {value.count}")

@@ -27,6 +27,8 @@ class Channels:
         The axes reduced, counted from 0.
     sizes : tuple of int
         outer, channels, inner.
+    order_reduced : list of int
+        The axes reduced, as they lie in memory.
     shape : tuple of int
         Of what there is one of for each channel.
     """
@@ -47,6 +49,7 @@ class Channels:
         self.sizes = tuple(math.prod(sizes[axis] for axis in axes) for axes in (before, kept, after))
         self.shape = tuple(sizes[axis] for axis in range(ndim) if axis not in reduced)
         self._order = order + [axis for axis in range(ndim) if axis not in order]
+        self.order_reduced = [axis for axis in self._order if axis in reduced]
         self._kept = kept
         self._lengths = [sizes[axis] for axis in kept]
 

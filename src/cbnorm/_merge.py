@@ -5,19 +5,53 @@ mean = a.mean + delta * b.count / n and m2 = a.m2 + b.m2 + delta² * a.count * b
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 QUIET = partial(np.errstate, all="ignore")  # NaN, infinities and what vanishes are results, not events
 
 
-def merge(a, b):
+class Part(NamedTuple):
+    """Moments of some channels."""
+
+    count: float | np.ndarray
+    mean: np.ndarray
+    mean_lo: np.ndarray
+    m2: np.ndarray
+
+    @classmethod
+    def of(cls, moments, where):
+        """Those at some places, with a count for each."""
+        count = np.broadcast_to(moments.count, moments.mean.shape)
+        return cls(*(each[where] for each in (count, moments.mean, moments.mean_lo, moments.m2)))
+
+
+def merge_each(a, b):
+    """Mean, mean_lo and m2 of both sets, whose counts differ from place to place, and may be 0."""
+    mean, mean_lo, m2 = (np.array(each) for each in (a.mean, a.mean_lo, a.m2))
+    more = np.broadcast_to(a.count, mean.shape) - np.broadcast_to(b.count, mean.shape)
+    both = (np.broadcast_to(a.count, mean.shape) > 0) & (np.broadcast_to(b.count, mean.shape) > 0)
+    for where, first, second, equal in (
+        (both & (more == 0), a, b, True),
+        (both & (more > 0), a, b, False),
+        (both & (more < 0), b, a, False),
+    ):
+        if where.any():
+            merged = merge(Part.of(first, where), Part.of(second, where), equal)
+            mean[where], mean_lo[where], m2[where] = merged
+    alone = np.broadcast_to(a.count, mean.shape) == 0
+    mean[alone], mean_lo[alone], m2[alone] = b.mean[alone], b.mean_lo[alone], b.m2[alone]
+    return mean, mean_lo, m2
+
+
+def merge(a, b, equal):
     """Mean, mean_lo and m2 of both sets, a of at least as many values as b, step by step as the kernels merge tiles."""
     weight = b.count / (a.count + b.count)
     with QUIET():
         delta = b.mean - a.mean
         delta += b.mean_lo - a.mean_lo
-        if a.count == b.count:  # the same steps whichever comes first, as neither is the larger
+        if equal:  # the same steps whichever comes first, as neither is the larger
             start = a.mean + b.mean
             step = two_sum_error(a.mean, b.mean, start)
             step += a.mean_lo + b.mean_lo
@@ -31,7 +65,7 @@ def merge(a, b):
         mean_lo = two_sum_error(start, step, mean)
         m2 = delta * (a.count * weight)  # first: delta² may be too large where m2 is not
         m2 *= delta
-        if a.count == b.count:
+        if equal:
             m2 += a.m2 + b.m2
         else:
             m2 += b.m2

@@ -58,6 +58,16 @@ cdef class Plan:
         self.count = total
         return self
 
+    def of_part(self, double total):
+        """Let the statistics be those of several parts, given, which count together `total`; the plan itself."""
+        self.kinds = 4
+        self.count = total
+        return self
+
+    def whole_count(self):
+        """`count` as an integer, if it is one."""
+        return int(self.count) if self.count == math.floor(self.count) else self.count
+
     def with_eps(self, double eps):
         """The same with another eps."""
         cdef Plan plan = copy(self)

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from cbnorm._arrays import check_integer, check_nonnegative, check_number, copy_numbers
+
 MOST_VALUES = 2**63 - 1  # of a set: more than any stream holds, and few enough to compute with in floats
 
 
@@ -23,7 +25,7 @@ class Record:
 
     def _fill(self, **values: Any) -> Self:
         for name, value in values.items():
-            if not isinstance(value, int):
+            if isinstance(value, np.ndarray) or name != "count":
                 value = np.asarray(value)  # arithmetic on arrays without axes gives scalars
                 value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -36,12 +38,25 @@ class Record:
     def __repr__(self) -> str:
         """Name the class, and show its fields shortly."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        shown = (f"{name}={value if isinstance(value, int) else short(value)}" for name, value in values.items())
+        shown = (f"{name}={short(value) if isinstance(value, np.ndarray) else value}" for name, value in values.items())
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __radd__(self, other: object) -> Self:
         """Return this record: `sum` begins with 0."""
         return self if is_start_of_sum(other) else NotImplemented
+
+
+def check_count(count: Any, shape: tuple[int, ...]) -> Any:
+    """An integer, a sum of weights, or an array of them, one for each mean."""
+    if isinstance(count, list | tuple | np.ndarray) and (np.ndim(count) or isinstance(count, np.ndarray)):
+        counts = copy_numbers("count", count, shape, "mean")
+        check_nonnegative("count", counts)
+        if not np.isfinite(counts).all():
+            raise ValueError("count: expected finite numbers, got NaN or infinity")
+        return counts if np.asarray(count).dtype.kind == "f" else counts.astype(np.int64)
+    if isinstance(count, float | np.floating):
+        return check_number("count", count, 0.0, float(MOST_VALUES))
+    return check_integer("count", count, 0, MOST_VALUES)
 
 
 def is_start_of_sum(value: object) -> bool:

@@ -10,11 +10,10 @@ from cbnorm._results import FLOAT64, copy_of
 POLICIES = ("propagate", "omit", "raise")
 
 
-def count_by(plan, weights):
-    """Let the places of an array with channels count by their weights, or all alike for None; the plan itself."""
-    if weights is None:
-        return plan
-    return count_places(plan, weights, plan.shape, [axis for axis in range(len(plan.shape)) if axis != plan.axis])
+def count_by(plan, weights, omit=False):
+    """Let the places of an array with channels count by their weights; the plan itself."""
+    reduced = [axis for axis in range(len(plan.shape)) if axis != plan.axis]
+    return count_places(plan, weights, plan.shape, reduced, None, omit)
 
 
 def count_places(plan, weights, shape, reduced, order=None, omit=False, ddof=0):
@@ -53,3 +52,13 @@ def refuse_nan(x, name="x"):
     found = np.unravel_index(np.isnan(x).argmax(), x.shape)
     place = ", ".join(map(str, found))
     raise ValueError(f"{name}: expected no NaN, got one at [{place}]")
+
+
+def check_nonfinite(policy):
+    """What becomes of a batch whose statistics are not finite."""
+    return check_choice("nonfinite", policy, ("propagate", "skip", "raise"))
+
+
+def not_finite(channel):
+    """The error of "raise"."""
+    return ValueError(f"x: expected finite statistics of each channel, got others in channel {channel}")

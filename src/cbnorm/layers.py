@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cbnorm._arrays import as_input, check_choice, check_integer, check_length, check_lengths, check_number
+from cbnorm._arrays import (
+    as_input,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_length,
+    check_lengths,
+    check_number,
+    shown,
+)
 from cbnorm._conversions import FromKeras, ParameterConversions
 from cbnorm._state import Flag, Layer, flag
+from cbnorm._weights import check_nonfinite, not_finite
 from cbnorm.batchnorm import batchnorm_backward, batchnorm_forward
 from cbnorm.convert import Conventions
 from cbnorm.groupnorm import (
@@ -53,6 +63,9 @@ class BatchNorm(Conventions, Layer):
         constants, ``dx = dout * gamma * inv_std``. The attribute may be changed at any time.
     dtype : dtype
         Of gamma and beta: float16, float32 or float64.
+    nonfinite : {"propagate", "skip", "raise"}
+        What becomes of a batch whose mean or variance is NaN or infinite in some channel: the moving statistics of that
+        channel become so too, and stay so; they are left as they were; or it is a ValueError, and nothing has changed.
     reuse_output : bool
         Whether y and dx may lie in memory that the next call of the same thread overwrites; see `Layer`.
 
@@ -93,6 +106,7 @@ class BatchNorm(Conventions, Layer):
     moving_mean: NDArray[np.float64]
     moving_var: NDArray[np.float64]
     num_batches: int
+    nonfinite: str = "propagate"  # of pickles that do not say
     frozen: Flag = flag("frozen", "Whether training uses the moving statistics, and leaves them.")
     _backward = staticmethod(batchnorm_backward)
     _nonnegative = ("moving_var", "num_batches")
@@ -107,11 +121,13 @@ class BatchNorm(Conventions, Layer):
         ddof: int = 0,
         affine: bool | str = True,
         frozen: bool = False,
+        nonfinite: str = "propagate",
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
     ) -> None:
         self.num_channels = check_length("num_channels", num_channels)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
+        self.nonfinite = check_nonfinite(nonfinite)
         self.axis = check_integer("axis", axis)
         self.momentum = None if momentum is None else check_number("momentum", momentum, 0.0, 1.0)
         self.ddof = check_choice("ddof", ddof, (0, 1))
@@ -119,13 +135,20 @@ class BatchNorm(Conventions, Layer):
         self.moving_mean, self.moving_var = np.zeros(self.num_channels), np.ones(self.num_channels)
         self.num_batches = 0
 
-    def forward(self, x: ArrayLike) -> NDArray[Any]:
+    def __call__(self, x: ArrayLike, *, weights: ArrayLike | None = None) -> NDArray[Any]:
+        """Return ``forward(x)``."""
+        return self.forward(x, weights=weights)
+
+    def forward(self, x: ArrayLike, *, weights: ArrayLike | None = None) -> NDArray[Any]:
         """Normalize a batch and, in training, take its statistics into the moving ones.
 
         Parameters
         ----------
         x : array_like
             At least two axes, `num_channels` long on the channel axis. `backward` reads it again.
+        weights : array_like, optional
+            What each place counts in the statistics of x: a mask or numbers from 0 up, the shape of x without its
+            channel axis, or (N,); see `batchnorm_forward`.
 
         Returns
         -------
@@ -135,11 +158,12 @@ class BatchNorm(Conventions, Layer):
         Raises
         ------
         ValueError, TypeError
-            If `x` does not fit, or has one value a channel in training with ``ddof=1``; nothing has changed then.
+            If `x` or `weights` do not fit, x has one value a channel in training with ``ddof=1``, or its statistics are
+            not finite and `nonfinite` is "raise"; nothing has changed then.
         """
         x = as_input(x, 2, self.axis, (self.num_channels,))
         inputs = (x, self.gamma, self.beta, self.eps)
-        options = {"axis": self.axis, "ddof": self.ddof, "out": self._room_for_y(x)}
+        options = {"axis": self.axis, "ddof": self.ddof, "weights": weights, "out": self._room_for_y(x)}
         if self._frozen or not self._training:
             with self._lock:
                 moving = {"moving_mean": self.moving_mean, "moving_var": self.moving_var}
@@ -149,8 +173,19 @@ class BatchNorm(Conventions, Layer):
             seen = self.num_batches
             momentum = seen / (seen + 1) if self.momentum is None else self.momentum
             y, cache, mean, var = batchnorm_forward(*inputs, momentum, self.moving_mean, self.moving_var, **options)
-            self._replace(mean, var, seen + (x.size > 0))
+            counts = x.size > 0 and (weights is None or np.any(weights))
+            if self.nonfinite != "propagate":
+                counts = self._leave_out(mean, var, cache) and counts
+            self._replace(mean, var, seen + bool(counts))
         return self._remember(y, cache)
+
+    def _leave_out(self, mean: NDArray[np.float64], var: NDArray[np.float64], cache: Any) -> bool:
+        """Channels whose statistics are not finite from new moving ones; whether any is left."""
+        spoilt = ~np.isfinite(cache.mean + cache.inv_std)
+        if self.nonfinite == "raise" and spoilt.any():
+            raise not_finite(int(spoilt.argmax()))
+        mean[spoilt], var[spoilt] = self.moving_mean[spoilt], self.moving_var[spoilt]
+        return not spoilt.all()
 
     def scale_shift(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What test mode multiplies by and adds, y = x·scale + shift, for code that has nothing else.
@@ -187,6 +222,8 @@ class BatchNorm(Conventions, Layer):
             texts.append(f"ddof={self.ddof}")
         if self.frozen:
             texts.append("frozen=True")
+        if self.nonfinite != "propagate":
+            texts.append(f"nonfinite={self.nonfinite!r}")
         return texts + super()._described()
 
     def _replace(self, moving_mean: NDArray[np.float64], moving_var: NDArray[np.float64], num_batches: int) -> None:
@@ -198,7 +235,7 @@ class BatchNorm(Conventions, Layer):
         return self.parameters() | moving | {"num_batches": np.int64(self.num_batches)}
 
 
-def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
+def recompute_stats(layer: BatchNorm, batches: Iterable[Any], *, weighted: bool = False) -> None:
     """Replace the moving statistics of a layer by those of a whole data set (precise batch normalization).
 
     Parameters
@@ -207,6 +244,8 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
         Its `axis` and `ddof` hold; its mode does not matter, and a `frozen` one changes too.
     batches : iterable of array_like
         What the layer is given, batch by batch. Each value counts once, whatever the sizes; batches may be empty.
+    weighted : bool
+        Whether each batch is a pair (x, weights), as `BatchNorm.forward` takes them.
 
     Raises
     ------
@@ -230,15 +269,21 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[ArrayLike]) -> None:
         raise TypeError(f"layer: expected a BatchNorm, got {type(layer).__name__}")
     if not isinstance(batches, Iterable):
         raise TypeError(f"batches: expected an iterable of arrays, got {type(batches).__name__}")
-    population = PopulationStats(layer.axis)
+    population = PopulationStats(layer.axis, nonfinite=layer.nonfinite)
+    paired = check_flag("weighted", weighted)
     for number, batch in enumerate(batches):
         try:
+            weights = None
+            if paired:
+                if not isinstance(batch, tuple | list) or len(batch) != 2:
+                    raise TypeError(f"batches: expected pairs (x, weights), got {shown(batch)}")
+                batch, weights = batch
             x = as_input(batch, 2, layer.axis, (layer.num_channels,), "batches")
+            population.update(x, weights=weights)
         except (ValueError, TypeError) as error:
             error.add_note(f"In batch {number}, counted from 0.")
             raise
-        population.update(x)
-    if population.count <= layer.ddof:
+    if np.any(population.count <= layer.ddof):
         raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
     with layer._lock:
         mean, var = population.mean.copy(), population.var(layer.ddof)

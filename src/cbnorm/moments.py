@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_numbers, check_flag, check_integer, check_nonnegative, check_number, copy_numbers
+from cbnorm._arrays import as_numbers, check_flag, check_nonnegative, check_number, copy_numbers
 from cbnorm._axes import Channels, check_axes
 from cbnorm._calls import find_statistics, take_statistics
-from cbnorm._merge import QUIET, merge, two_sum_error
+from cbnorm._merge import QUIET, merge, merge_each, two_sum_error
 from cbnorm._plan import Plan
-from cbnorm._record import MOST_VALUES, Record
+from cbnorm._record import Record, check_count
 from cbnorm._results import contiguous, float_dtypes
 from cbnorm._standardize import standardized, unstandardized
+from cbnorm._weights import check_policy, count_by, count_places, refuse_nan
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
@@ -29,8 +30,9 @@ class Moments(Record):
 
     Parameters
     ----------
-    count : int
-        Values that each mean was taken over.
+    count : int, float or array_like
+        Values that each mean was taken over, or the sum of their weights; an array in the shape of `mean` where it
+        differs from mean to mean, as after ``nan_policy="omit"``.
     mean : array_like
         Any shape, float64; NaN where `count` is 0.
     m2 : array_like
@@ -41,7 +43,7 @@ class Moments(Record):
     Raises
     ------
     ValueError, TypeError
-        If `count` is not an integer from 0 up, a number of `m2` is negative, or the shapes differ.
+        If `count` is not a number from 0 up, or such numbers, a number of `m2` is negative, or the shapes differ.
 
     Notes
     -----
@@ -61,15 +63,15 @@ class Moments(Record):
     5
     """
 
-    count: int
+    count: int | float | NDArray[Any]
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
     mean_lo: NDArray[np.float64] = None  # type: ignore[assignment]  # and never None once made
 
     def __post_init__(self) -> None:
         """Convert, check and copy what was given."""
-        count = check_integer("count", self.count, 0, MOST_VALUES)
         mean = copy_numbers("mean", self.mean)
+        count = check_count(self.count, mean.shape)
         m2 = copy_numbers("m2", self.m2, mean.shape, "mean")
         check_nonnegative("m2", m2)
         mean_lo = np.zeros(mean.shape)
@@ -142,7 +144,12 @@ class Moments(Record):
         """
         x, view = self._view("x", x, axis)
         degrees = self._degrees(ddof)
-        mean, mean_lo, m2 = (view.of_channels(each) for each in (self.mean, self.mean_lo, self.m2))
+        m2 = self.m2
+        if isinstance(degrees, np.ndarray):
+            with QUIET():
+                m2 = m2 * (1 / degrees)
+            degrees = 1
+        mean, mean_lo, m2 = (view.of_channels(each) for each in (self.mean, self.mean_lo, m2))
         m2 = np.where(np.isinf(m2), np.nan, m2)  # too large for a float
 
         def find_plan(seen):
@@ -195,13 +202,15 @@ class Moments(Record):
             raise ValueError(
                 f"{name}: expected shape {self.mean.shape} without axis {axis}, the shape of mean, got {array.shape}"
             )
-        if self.count == 0 and array.size:
+        if np.ndim(self.count) == 0 and self.count == 0 and array.size:
             raise ValueError("Moments: expected a count of at least 1 to standardize with, got 0")
         return array, view
 
-    def _degrees(self, ddof: float) -> float:
+    def _degrees(self, ddof: float) -> float | NDArray[np.float64]:
         """What m2 is divided by; NaN where that gives no variance."""
         degrees = self.count - check_number("ddof", ddof, -math.inf, math.inf)
+        if isinstance(self.count, np.ndarray):
+            return np.where(degrees > 0, degrees, math.nan)
         return degrees if degrees > 0 else math.nan
 
     def __add__(self, other: object) -> Moments:
@@ -210,16 +219,26 @@ class Moments(Record):
             return NotImplemented
         if other.mean.shape != self.mean.shape:
             raise ValueError(f"other: expected moments of shape {self.mean.shape}, got {other.mean.shape}")
-        if other.count == 0:
+        if isinstance(self.count, np.ndarray) or isinstance(other.count, np.ndarray):
+            mean, mean_lo, m2 = merge_each(self, other)
+        elif other.count == 0:
             return self
-        if self.count == 0:
+        elif self.count == 0:
             return other
-        # From the larger set, so that the step is at most half of delta, whose rounding it takes along.
-        mean, mean_lo, m2 = merge(self, other) if self.count >= other.count else merge(other, self)
+        else:  # from the larger set, so that the step is at most half of delta, whose rounding it takes along
+            first, second = (self, other) if self.count >= other.count else (other, self)
+            mean, mean_lo, m2 = merge(first, second, first.count == second.count)
         return Moments._of(count=self.count + other.count, mean=mean, m2=m2, mean_lo=mean_lo)
 
 
-def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: bool = False) -> Moments:
+def moments(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = 0,
+    *,
+    weights: ArrayLike | None = None,
+    nan_policy: str = "propagate",
+    keepdims: bool = False,
+) -> Moments:
     """Count, mean and variance over any axes, in one pass over the data.
 
     Parameters
@@ -229,6 +248,11 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: b
         as long as those that remain lie next to each other in memory; anything else goes through one copy.
     axis : int, tuple of ints, or None
         The axes reduced, as in NumPy; None is all of them.
+    weights : array_like, optional
+        What each place along the axes reduced counts, in their shape, or in that of axis 0 alone: a mask of bools, or
+        numbers from 0 up. What counts 0 is not read.
+    nan_policy : {"propagate", "omit", "raise"}
+        Whether a NaN makes the moments of its channel NaN, does not count, or is an error. Infinities are values.
     keepdims : bool
         Whether the axes reduced stay, with length 1, so that the arrays broadcast to x.
 
@@ -236,12 +260,19 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: b
     -------
     Moments
         Its arrays have the remaining axes, float64, and the accuracy of float64 at any offset: the data is
-        centred before it is squared.
+        centred before it is squared. Its count is a number; with weights their sum W; and an array where NaN was
+        omitted. A mean of no values is NaN.
 
     Raises
     ------
     ValueError, TypeError
-        If `x` is not numbers, or `axis` names an axis twice or one that is not there.
+        If `x` is not numbers, `axis` names an axis twice or one that is not there, a weight is negative, NaN or
+        infinite, or there is a NaN to raise for.
+
+    Notes
+    -----
+    Weights are frequencies: mean = Σ w·x / W, m2 = Σ w·(x - mean)², and ``var(ddof)`` is m2 / (W - ddof), as if each
+    value stood there w times.
 
     References
     ----------
@@ -255,25 +286,41 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, keepdims: b
     >>> m = cbnorm.moments(x, axis=0)
     >>> m.mean, m.var()
     (array([1000000.,       0.]), array([1., 0.]))
+    >>> m = cbnorm.moments([[1.0, 2.0], [3.0, np.nan]], nan_policy="omit")
+    >>> m.count, m.mean
+    (array([2, 1]), array([2., 2.]))
     """
     x = as_numbers("x", x)
     view = Channels(x, check_axes(axis, x.ndim))
     shape = view.shape
     if check_flag("keepdims", keepdims):
         shape = tuple(1 if number in view.reduced else length for number, length in enumerate(x.shape))
-    x, pivot = _centred(view.arranged(x), view.plan())
-    statistics = find_statistics(view.plan(), contiguous(x, float_dtypes(x)[0]))
-    return _moments_from(statistics, view.count, pivot, lambda values: view.by_channel(values).reshape(shape))
+    plan = _counted(view, x, weights, nan_policy)
+    x, pivot = _centred(view.arranged(x), plan)
+    statistics = find_statistics(plan, contiguous(x, float_dtypes(x)[0]))
+    return _moments_from(statistics, plan, pivot, lambda values: view.by_channel(values).reshape(shape))
 
 
-def moments_of_channels(x: NDArray[Any], plan: Plan) -> Moments:
+def moments_of_channels(
+    x: NDArray[Any], plan: Plan, weights: ArrayLike | None = None, nan_policy: str = "propagate"
+) -> Moments:
     """(channels,), those of each channel of an array that is seen by a plan."""
+    if check_policy(nan_policy) == "raise":
+        refuse_nan(x)
+    if weights is not None or nan_policy == "omit":
+        plan = count_by(plan, weights, nan_policy == "omit")
     x, pivot = _centred(x, plan)
-    return _moments_from(find_statistics(plan, contiguous(x, float_dtypes(x)[0])), plan.outer * plan.inner, pivot)
+    return _moments_from(find_statistics(plan, contiguous(x, float_dtypes(x)[0])), plan, pivot)
 
 
 def standardize(
-    x: ArrayLike, axis: int | tuple[int, ...] | None = 0, *, ddof: float = 0, out: NDArray[Any] | None = None
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = 0,
+    *,
+    weights: ArrayLike | None = None,
+    nan_policy: str = "propagate",
+    ddof: float = 0,
+    out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Moments]:
     """(x - mean) / std over any axes: data of mean 0 and variance 1, whatever their offset.
 
@@ -283,6 +330,10 @@ def standardize(
         Any shape and real dtype; float16 is computed in float32. Read where it is, as by `moments`.
     axis : int, tuple of ints, or None
         The axes that share a mean and a std, as in NumPy: 0 standardizes each column of a table, None the whole array.
+    weights : array_like, optional
+        What each place counts in mean and std, as in `moments`; all places are standardized.
+    nan_policy : {"propagate", "omit", "raise"}
+        Whether a NaN makes all of its channel NaN, does not count and stays where it is, or is an error.
     ddof : float
         0 for the biased variance, 1 for the unbiased one.
     out : ndarray, optional
@@ -327,13 +378,30 @@ def standardize(
     axes = check_axes(axis, x.ndim)
     ddof = check_number("ddof", ddof, -math.inf, math.inf)
     view = Channels(x, axes)
-    centred_x, pivot = _centred(view.arranged(x), view.plan())
+    plan = _counted(view, x, weights, nan_policy)
+    centred_x, pivot = _centred(view.arranged(x), plan)
     if pivot is not None:
         x = view.restored(centred_x.reshape(view.arranged(x).shape))
         view = Channels(x, axes)
     degrees = view.count - ddof
-    y, statistics, view = standardized(x, view, out, lambda seen: seen.plan(count=degrees if degrees > 0 else math.nan))
-    return y, _moments_from(statistics, view.count, pivot, view.by_channel)
+
+    def find_plan(seen):
+        if plan.kinds == 5:
+            return _counted(seen, x, weights, nan_policy, ddof)
+        return seen.plan(count=degrees if degrees > 0 else math.nan)
+
+    y, statistics, view = standardized(x, view, out, find_plan)
+    return y, _moments_from(statistics, plan, pivot, view.by_channel)
+
+
+def _counted(view, x, weights, nan_policy, ddof=0):
+    """A plan for what a view sees of x, in which numbers count by their weights, and NaN as the policy says."""
+    if check_policy(nan_policy) == "raise":
+        refuse_nan(x)
+    omit = nan_policy == "omit"
+    if weights is None and not omit:
+        return view.plan()
+    return count_places(view.plan(), weights, x.shape, view.reduced, view.order_reduced, omit, ddof)
 
 
 def _centred(x, plan):
@@ -343,11 +411,17 @@ def _centred(x, plan):
     return x, None
 
 
-def _moments_from(statistics, count, pivot=None, shaped=lambda values: values):
+def _moments_from(statistics, plan, pivot=None, shaped=lambda values: values):
     """Those that the kernels found, with the pivot back; `shaped` brings (channels,) to their shape."""
     mean, mean_lo, m2 = statistics[:3]
-    if count == 0:
-        mean[:] = np.nan
+    if plan.omit:
+        count = statistics[4]
+        mean[count == 0] = np.nan
+        count = np.asarray(shaped(count.astype(np.int64) if plan.weights is None else count))
+    else:
+        count = plan.whole_count()
+        if count == 0:
+            mean[:] = np.nan
     if pivot is not None:
         low = pivot % 2048
         high = (pivot - low).astype(np.float64)  # of 53 bits, so exactly

@@ -20,7 +20,6 @@ from cbnorm._arrays import (
     as_array,
     check_axis,
     check_eps,
-    check_integer,
     check_merged,
     check_out,
     check_parameter,
@@ -30,9 +29,10 @@ from cbnorm._arrays import (
 from cbnorm._beyond import input_gradient_beyond, mend_channel_sums
 from cbnorm._calls import forward, take_statistics
 from cbnorm._plan import plan_channels
-from cbnorm._record import MOST_VALUES, Record
+from cbnorm._record import Record, check_count
 from cbnorm._results import as_result, contiguous, float_dtypes, room_for
 from cbnorm._threads import threads_for
+from cbnorm._weights import count_by
 from cbnorm.moments import Moments, moments_of_channels
 
 __all__ = ["GradientSums", "gradient_sums", "input_gradient", "moments", "normalize"]
@@ -44,8 +44,8 @@ class GradientSums(Record):
 
     Parameters
     ----------
-    count : int
-        Values that each sum was taken over.
+    count : int or float
+        Values that each sum was taken over; with weights, their sum.
     dout : array_like
         (channels,), float64: Σ dout, the gradient of beta.
     dout_xhat : array_like
@@ -67,13 +67,13 @@ class GradientSums(Record):
     GradientSums(count=3, dout=[4.], dout_xhat=[0.75])
     """
 
-    count: int
+    count: int | float
     dout: NDArray[np.float64]
     dout_xhat: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         """Convert, check and copy what was given."""
-        count = check_integer("count", self.count, 0, MOST_VALUES)
+        count = check_count(self.count, ())
         dout = copy_numbers("dout", self.dout)
         dout_xhat = copy_numbers("dout_xhat", self.dout_xhat, dout.shape, "dout")
         self._fill(count=count, dout=dout, dout_xhat=dout_xhat)
@@ -89,7 +89,7 @@ class GradientSums(Record):
         return GradientSums._of(count=self.count + other.count, dout=dout, dout_xhat=dout_xhat)
 
 
-def moments(x: ArrayLike, axis: int = 1) -> Moments:
+def moments(x: ArrayLike, axis: int = 1, *, weights: ArrayLike | None = None) -> Moments:
     """Count, mean and variance of each channel of a part: the first step of a forward pass.
 
     Parameters
@@ -98,6 +98,8 @@ def moments(x: ArrayLike, axis: int = 1) -> Moments:
         This part: at least two axes, of any real dtype. It may be empty.
     axis : int
         The channel axis: 1 for (N, D) and (N, C, H, W), -1 for (N, H, W, C).
+    weights : array_like, optional
+        What each place counts: the shape of x without its channel axis, or (N,), as in `batchnorm_forward`.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def moments(x: ArrayLike, axis: int = 1) -> Moments:
     """
     x = as_array(x, 2)
     plan = plan_channels(x.shape, check_axis(axis, x.ndim))
-    return moments_of_channels(x, plan)
+    return moments_of_channels(x, plan, weights)
 
 
 def normalize(
@@ -176,7 +178,15 @@ def normalize(
     return forward("batchnorm", plan, x, gamma, beta, out, None, _statistics_of(moments, plan))[0]
 
 
-def gradient_sums(dout: ArrayLike, x: ArrayLike, moments: Moments, eps: float = 1e-5, *, axis: int = 1) -> GradientSums:
+def gradient_sums(
+    dout: ArrayLike,
+    x: ArrayLike,
+    moments: Moments,
+    eps: float = 1e-5,
+    *,
+    axis: int = 1,
+    weights: ArrayLike | None = None,
+) -> GradientSums:
     """Σ dout and Σ dout·xhat of each channel of a part: the first step of a backward pass.
 
     Parameters
@@ -189,6 +199,8 @@ def gradient_sums(dout: ArrayLike, x: ArrayLike, moments: Moments, eps: float = 
         (channels,), of all parts together.
     eps, axis
         As in `normalize`.
+    weights : array_like, optional
+        As in `moments`. The sums are over all dout; the weights are their count.
 
     Returns
     -------
@@ -211,13 +223,16 @@ def gradient_sums(dout: ArrayLike, x: ArrayLike, moments: Moments, eps: float = 
     """
     x, plan = _check_part(x, moments, eps, axis)
     dout = check_shape("dout", dout, plan.shape)
+    counted = plan_channels(plan.shape, plan.axis)
+    if weights is not None:
+        counted = count_by(counted, weights)
     sums = np.zeros((2, plan.channels))
     if x.size:
         dtype = float_dtypes(x)[0]
         arrays = plan, contiguous(dout, dtype), contiguous(x, dtype), sums, _statistics_of(moments, plan)
         overflown = _kernels.active.gradient_sums(*arrays, threads_for(x.size))
         mend_channel_sums(*arrays, overflown)
-    return GradientSums._of(count=plan.outer * plan.inner, dout=sums[0], dout_xhat=sums[1])
+    return GradientSums._of(count=counted.whole_count(), dout=sums[0], dout_xhat=sums[1])
 
 
 def input_gradient(
@@ -229,6 +244,7 @@ def input_gradient(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    weights: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Gradient with respect to a part: the second step of a backward pass.
@@ -246,6 +262,8 @@ def input_gradient(
         and that of `moments`: else one of the two was not merged.
     gamma, eps, axis
         As in `normalize`.
+    weights : array_like, optional
+        As in `moments`: of this part.
     out : ndarray, optional
         Where dx goes: the shape and dtype of dx, C-contiguous. It may be dout.
 
@@ -286,6 +304,8 @@ def input_gradient(
     if x.size:
         x, statistics = contiguous(x, dtype), _statistics_of(moments, plan)
         plan = plan_channels(plan.shape, plan.axis, plan.eps, False, sums.count)  # these statistics depend on x
+        if weights is not None:
+            plan = count_by(plan, weights).of_part(sums.count)
         both = np.stack((sums.dout, sums.dout_xhat))
         arrays = plan, values, x, dx, kernel_gamma, both, statistics
         finish = input_gradient_beyond(*arrays)

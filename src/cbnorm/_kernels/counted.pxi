@@ -51,20 +51,51 @@ cdef struct Weights:            # of the lines of a tile
     bint omit
 
 
+cdef inline loop_part repeat_each(
+    const double *restrict values, Py_ssize_t size, Py_ssize_t times, double *restrict repeated
+) noexcept nogil:
+    cdef Py_ssize_t i, k
+    for i in range(size):
+        for k in range(times):
+            repeated[i * times + k] = values[i]
+
+
 cdef void weights_of_line(const Weights *weights, Py_ssize_t line, Py_ssize_t width, double *of_columns) noexcept nogil:
     """What the columns of a line count, which may be several rows side by side."""
-    cdef Py_ssize_t j, row, channel, rows = weights.rows_per_line
+    cdef Py_ssize_t j, rows = weights.rows_per_line
+    cdef const double *of_rows = weights.first + line * rows
     if weights.first == NULL or rows == 1:
         for j in range(width):
-            of_columns[j] = 1.0 if weights.first == NULL else weights.first[line]
-        return
-    for row in range((width + weights.channels - 1) // weights.channels):
-        for channel in range(weights.channels):
-            of_columns[row * weights.channels + channel] = weights.first[line * rows + row]
+            of_columns[j] = 1.0 if weights.first == NULL else of_rows[0]
+    elif weights.channels == 2:
+        repeat_each(of_rows, width // 2, 2, of_columns)
+    elif weights.channels == 3:         # colours
+        repeat_each(of_rows, width // 3, 3, of_columns)
+    elif weights.channels == 4:
+        repeat_each(of_rows, width // 4, 4, of_columns)
+    else:
+        repeat_each(of_rows, width // weights.channels, weights.channels, of_columns)
+
+
+cdef void heaviest_lines(
+    const Weights *weights, Py_ssize_t height, Py_ssize_t rows, Py_ssize_t *lines, double *most
+) noexcept nogil:
+    """The first line in which each of the `rows` rows of a line has its largest weight, and that."""
+    cdef Py_ssize_t i, row
+    cdef const double *of_rows
+    for row in range(rows):
+        lines[row] = 0
+        most[row] = weights.first[row]
+    for i in range(1, height):
+        of_rows = weights.first + i * weights.rows_per_line
+        for row in range(rows):
+            if of_rows[row] > most[row]:
+                most[row] = of_rows[row]
+                lines[row] = i
 
 
 cdef void find_pivots(
-    const floating *x, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width, const Weights *weights, double *pivot
+    const floating *x, Py_ssize_t stride, Py_ssize_t height, Py_ssize_t width, const Weights *weights, floating *pivot
 ) noexcept nogil:
     """The first number of the largest weight in each column, or 0 where none counts."""
     cdef Tile most
@@ -72,7 +103,8 @@ cdef void find_pivots(
     cdef Py_ssize_t i, j, found
     cdef double counts
     for j in range(width):
-        most[j] = pivot[j] = 0
+        most[j] = 0
+        pivot[j] = 0
     for i in range(height):
         weights_of_line(weights, i, width, of_columns)
         found = 0
@@ -86,6 +118,97 @@ cdef void find_pivots(
             return
 
 
+cdef loop add_weighted_lines(
+    const floating *restrict x,         # IN (height, width)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t width,
+    const double *restrict weights,     # IN (height)
+    Py_ssize_t heaviest,                # line, which is read in place of those that do not count
+    const floating *restrict pivot,     # IN (width)
+    double *restrict total,             # INOUT (width) Σ u·(x - pivot)
+    double *restrict squares,           # INOUT (width) Σ u·(x - pivot)²
+    bint from_memory,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef const floating *row_a
+    cdef const floating *row_b
+    cdef const floating *row_c
+    cdef const floating *row_d
+    cdef double p, a, b, c, d, wa, wb, wc, wd
+    for i in range(0, height - 3, 4):
+        if from_memory:
+            prefetch_rows(x + (i + 4) * stride, stride, width)
+        wa = weights[i]
+        wb = weights[i + 1]
+        wc = weights[i + 2]
+        wd = weights[i + 3]
+        row_a = x + (i if wa > 0 else heaviest) * stride
+        row_b = x + (i + 1 if wb > 0 else heaviest) * stride
+        row_c = x + (i + 2 if wc > 0 else heaviest) * stride
+        row_d = x + (i + 3 if wd > 0 else heaviest) * stride
+        for j in range(width):
+            p = pivot[j]
+            a = row_a[j] - p
+            b = row_b[j] - p
+            c = row_c[j] - p
+            d = row_d[j] - p
+            total[j] += (wa * a + wb * b) + (wc * c + wd * d)
+            squares[j] += (wa * a * a + wb * b * b) + (wc * c * c + wd * d * d)
+    for i in range(height // 4 * 4, height):
+        wa = weights[i]
+        row_a = x + (i if wa > 0 else heaviest) * stride
+        for j in range(width):
+            a = row_a[j] - <double>pivot[j]
+            total[j] += wa * a
+            squares[j] += wa * a * a
+
+
+cdef inline floating present(floating value, floating pivot) noexcept nogil:
+    return value if value == value else pivot
+
+
+cdef inline floating is_present(floating value) noexcept nogil:
+    return <floating>1 if value == value else <floating>0
+
+
+cdef loop add_present(
+    const floating *restrict x,         # IN (height, width)
+    Py_ssize_t stride,
+    Py_ssize_t height,
+    Py_ssize_t width,
+    const floating *restrict pivot,     # IN (width), which is read in place of NaN
+    double *restrict total,             # INOUT (width) Σ(x - pivot)
+    double *restrict squares,           # INOUT (width) Σ(x - pivot)²
+    floating *restrict counts,          # INOUT (width)
+    bint from_memory,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef const floating *row
+    cdef double p, a, b, c, d
+    for i in range(height // 4):
+        row = x + 4 * i * stride
+        if from_memory:
+            prefetch_rows(row + 4 * stride, stride, width)
+        for j in range(width):
+            p = pivot[j]
+            a = present(row[j], pivot[j]) - p
+            b = present(row[stride + j], pivot[j]) - p
+            c = present(row[2 * stride + j], pivot[j]) - p
+            d = present(row[3 * stride + j], pivot[j]) - p
+            counts[j] += (is_present(row[j]) + is_present(row[stride + j])) + (
+                is_present(row[2 * stride + j]) + is_present(row[3 * stride + j]))
+            total[j] += (a + b) + (c + d)
+            squares[j] += (a * a + b * b) + (c * c + d * d)
+    for i in range(height // 4 * 4, height):
+        row = x + i * stride
+        for j in range(width):
+            a = present(row[j], pivot[j]) - <double>pivot[j]
+            counts[j] += is_present(row[j])
+            total[j] += a
+            squares[j] += a * a
+
+
 cdef inline loop_part add_counted_rows(
     const floating *restrict x,         # IN (rows, width)
     Py_ssize_t stride,
@@ -93,7 +216,7 @@ cdef inline loop_part add_counted_rows(
     Py_ssize_t width,
     const double *restrict weights,     # IN (rows, TILE)
     bint omit,
-    const double *restrict pivot,       # IN (width)
+    const floating *restrict pivot,     # IN (width)
     double *restrict total,             # INOUT (width) Σ u·(x - pivot)
     double *restrict squares,           # INOUT (width) Σ u·(x - pivot)²
     double *restrict counts,            # INOUT (width) Σ u
@@ -133,31 +256,49 @@ cdef loop counted_column_moments(
     Py_ssize_t sums_stride,
     bint from_memory,                   # ask for rows ahead
 ) noexcept nogil:
-    cdef Tile pivot
+    cdef floating[TILE] pivot
+    cdef floating[TILE] present_counts
     cdef Tile total
     cdef Tile squares
     cdef Tile counts
     cdef double[1024] of_rows           # (4, TILE)
-    cdef Py_ssize_t i, j, row
-    find_pivots(x, stride, height, width, weights, pivot)
+    cdef Tile most
+    cdef Py_ssize_t[TILE] heaviest
+    cdef Py_ssize_t i, j, row, rows = 1 if weights.rows_per_line == 1 else width // weights.channels
     for j in range(width):
         total[j] = squares[j] = counts[j] = 0
-    if weights.first == NULL:
-        for row in range(4):
-            weights_of_line(weights, row, width, of_rows + row * TILE)
-    for i in range(height // 4):
-        if from_memory:
-            prefetch_rows(x + 4 * (i + 1) * stride, stride, width)
-        if weights.first != NULL:
+        present_counts[j] = 0
+    if weights.first != NULL and not weights.omit:
+        heaviest_lines(weights, height, rows, heaviest, most)
+    if weights.first != NULL and weights.rows_per_line == 1 and not weights.omit:
+        memcpy(pivot, x + heaviest[0] * stride, width * sizeof(floating))
+        if most[0] > 0:
+            add_weighted_lines(x, stride, height, width, weights.first, heaviest[0], pivot, total, squares, from_memory)
+        for i in range(height):
+            counts[0] += weights.first[i]
+        for j in range(1, width):
+            counts[j] = counts[0]
+    elif weights.first == NULL:
+        find_pivots(x, stride, height, width, weights, pivot)
+        add_present(x, stride, height, width, pivot, total, squares, present_counts, from_memory)
+        for j in range(width):
+            counts[j] = present_counts[j]
+    else:
+        if weights.omit:
+            find_pivots(x, stride, height, width, weights, pivot)
+        else:
+            for j in range(width):
+                pivot[j] = x[heaviest[j // weights.channels] * stride + j]
+        for i in range(height // 4):
             for row in range(4):
                 weights_of_line(weights, 4 * i + row, width, of_rows + row * TILE)
-        if weights.omit:
-            add_counted_rows(x + 4 * i * stride, stride, 4, width, of_rows, True, pivot, total, squares, counts)
-        else:
-            add_counted_rows(x + 4 * i * stride, stride, 4, width, of_rows, False, pivot, total, squares, counts)
-    for i in range(height // 4 * 4, height):
-        weights_of_line(weights, i, width, of_rows)
-        add_counted_rows(x + i * stride, stride, 1, width, of_rows, weights.omit, pivot, total, squares, counts)
+            if weights.omit:
+                add_counted_rows(x + 4 * i * stride, stride, 4, width, of_rows, True, pivot, total, squares, counts)
+            else:
+                add_counted_rows(x + 4 * i * stride, stride, 4, width, of_rows, False, pivot, total, squares, counts)
+        for i in range(height // 4 * 4, height):
+            weights_of_line(weights, i, width, of_rows)
+            add_counted_rows(x + i * stride, stride, 1, width, of_rows, weights.omit, pivot, total, squares, counts)
     for j in range(width):
         sums[j] = sums[sums_stride + j] = sums[2 * sums_stride + j] = 0
         sums[3 * sums_stride + j] = counts[j]
@@ -230,6 +371,7 @@ cdef inline loop_part add_counted_lanes(
     Py_ssize_t size,                    # at most LANES
     Py_ssize_t skip,                    # the first lanes do not count
     bint omit,
+    bint trusting,                      # what counts 0 is read, and hoped to be a number
     double pivot,
     double *restrict total,             # INOUT (LANES) Σ u·(x - pivot), as are the next two
     double *restrict squares,
@@ -248,10 +390,10 @@ cdef inline loop_part add_counted_lanes(
             ub = what_counts(1.0 if weights == NULL else weight[weights_stride + k], row[stride + k], omit)
             uc = what_counts(1.0 if weights == NULL else weight[2 * weights_stride + k], row[2 * stride + k], omit)
             ud = what_counts(1.0 if weights == NULL else weight[3 * weights_stride + k], row[3 * stride + k], omit)
-            a = deviation(row[k], pivot, ua)
-            b = deviation(row[stride + k], pivot, ub)
-            c = deviation(row[2 * stride + k], pivot, uc)
-            d = deviation(row[3 * stride + k], pivot, ud)
+            a = row[k] - pivot if trusting else deviation(row[k], pivot, ua)
+            b = row[stride + k] - pivot if trusting else deviation(row[stride + k], pivot, ub)
+            c = row[2 * stride + k] - pivot if trusting else deviation(row[2 * stride + k], pivot, uc)
+            d = row[3 * stride + k] - pivot if trusting else deviation(row[3 * stride + k], pivot, ud)
             counts[k] += (ua + ub) + (uc + ud) if k >= skip else 0
             total[k] += (ua * a + ub * b) + (uc * c + ud * d) if k >= skip else 0
             squares[k] += (ua * a * a + ub * b * b) + (uc * c * c + ud * d * d) if k >= skip else 0
@@ -260,7 +402,7 @@ cdef inline loop_part add_counted_lanes(
         weight = beginning(weights, i * weights_stride)
         for k in range(skip, size):
             ua = what_counts(1.0 if weights == NULL else weight[k], row[k], omit)
-            a = deviation(row[k], pivot, ua)
+            a = row[k] - pivot if trusting else deviation(row[k], pivot, ua)
             counts[k] += ua
             total[k] += ua * a
             squares[k] += ua * a * a
@@ -288,6 +430,33 @@ cdef inline double first_pivot(
     return pivot
 
 
+cdef inline loop_part add_counted_runs(
+    const floating *x, Py_ssize_t stride, const double *weights, Py_ssize_t weights_stride, Py_ssize_t height,
+    Py_ssize_t size, bint omit, bint trusting, double pivot,
+    double *total, double *squares, double *counts,     # OUT (LANES)
+) noexcept nogil:
+    """The sums of `height` runs, in the order of `run_moments`."""
+    cdef Py_ssize_t i, k, skip, whole = size // LANES
+    for k in range(LANES):
+        total[k] = squares[k] = counts[k] = 0
+    if height == 1:
+        add_counted_lanes(
+            x, LANES, weights, LANES, whole, LANES, 0, omit, trusting, pivot, total, squares, counts)
+    else:
+        for i in range((height + 3) // 4):
+            for k in range(whole):
+                add_counted_lanes(
+                    x + 4 * i * stride + k * LANES, stride, beginning(weights, 4 * i * weights_stride + k * LANES),
+                    weights_stride, min(4, height - 4 * i), LANES, 0, omit, trusting, pivot, total, squares, counts)
+    if whole == 0:
+        add_counted_lanes(
+            x, stride, weights, weights_stride, height, size, 0, omit, False, pivot, total, squares, counts)
+    elif size > whole * LANES:          # the last LANES numbers, of which some were counted
+        skip = (whole + 1) * LANES - size
+        add_counted_lanes(x + size - LANES, stride, beginning(weights, size - LANES), weights_stride, height, LANES,
+                          skip, omit, False, pivot, total, squares, counts)
+
+
 cdef loop counted_run_moments(
     const floating *x,                  # IN (height, size)
     Py_ssize_t stride,
@@ -302,34 +471,29 @@ cdef loop counted_run_moments(
     cdef Lanes total
     cdef Lanes squares
     cdef Lanes counts
-    cdef double weight, count, pivot = first_pivot(x, weights, min(size, <Py_ssize_t>LANES), height * size, omit, &weight)
-    cdef Py_ssize_t i, k, skip, turn, whole = size // LANES
-    for turn in range(3):               # again where the pivot had too little behind it: from a mean, or from any number
-        for k in range(LANES):
-            total[k] = squares[k] = counts[k] = 0
-        if height == 1:
-            add_counted_lanes(x, LANES, weights, LANES, whole, LANES, 0, omit, pivot, total, squares, counts)
+    cdef double weight, count, sum_of_deviations
+    cdef double pivot = first_pivot(x, weights, min(size, <Py_ssize_t>LANES), height * size, omit, &weight)
+    cdef bint trusting = not omit
+    while True:     # again where what counts 0 was no number, or the pivot had too little behind it
+        if weights == NULL:
+            add_counted_runs(x, stride, <const double *>NULL, 0, height, size, True, False, pivot, total, squares, counts)
+        elif trusting:
+            add_counted_runs(x, stride, weights, weights_stride, height, size, False, True, pivot, total, squares, counts)
         else:
-            for i in range((height + 3) // 4):
-                for k in range(whole):
-                    add_counted_lanes(
-                        x + 4 * i * stride + k * LANES, stride, beginning(weights, 4 * i * weights_stride + k * LANES),
-                        weights_stride, min(4, height - 4 * i), LANES, 0, omit, pivot, total, squares, counts)
-        if whole == 0:
-            add_counted_lanes(x, stride, weights, weights_stride, height, size, 0, omit, pivot, total, squares, counts)
-        elif size > whole * LANES:      # the last LANES numbers, of which some were counted
-            skip = (whole + 1) * LANES - size
-            add_counted_lanes(x + size - LANES, stride, beginning(weights, size - LANES), weights_stride, height, LANES,
-                              skip, omit, pivot, total, squares, counts)
+            add_counted_runs(x, stride, weights, weights_stride, height, size, omit, False, pivot, total, squares, counts)
         count = sum_of_lanes(counts)
-        if count <= BLOCK * weight:
+        sum_of_deviations = sum_of_lanes(total)
+        if trusting and sum_of_deviations - sum_of_deviations != 0:
+            trusting = False
+        elif count > BLOCK * weight:
+            weight = count
+            pivot += sum_of_deviations / count
+        else:
             break
-        weight = count
-        pivot += sum_of_lanes(total) / count
     sums[0] = sums[1] = sums[2] = 0
     sums[3] = count
     if count > 0:
-        centre(1.0 / count, pivot, sum_of_lanes(total), sum_of_lanes(squares), sums, sums + 1, sums + 2)
+        centre(1.0 / count, pivot, sum_of_deviations, sum_of_lanes(squares), sums, sums + 1, sums + 2)
 
 
 cdef loop collect_counted_plane(const Call *call, Py_ssize_t channel, Py_ssize_t chunk) noexcept nogil:
@@ -386,94 +550,143 @@ cdef void use_counted_moments(const Facts *facts, Py_ssize_t first, Py_ssize_t l
             facts.inv_std[c] = inverse_std(facts.m2[c] * (1 / degrees), facts.eps)
 
 
-# The second pass of the gradient: dx = ((dout - w·(x - mean)·slope) - w·mean_dout)·scale, with slope = inv_std·dgamma / W
-# and mean_dout = dbeta / W. Where w is 0, x is not read.
+# The second pass of the gradient: dx = ((dout - w·((x - mean)·slope)) - w·mean_dout)·scale, with slope = inv_std·dgamma / W
+# and mean_dout = dbeta / W. Where w is 0, x does not matter.
 
 cdef inline floating differentiated_counted(
     floating dout, floating x, floating mean_hi, floating mean_lo, floating scale, floating slope, floating mean_dout,
-    double weight
+    floating weight
 ) noexcept nogil:
     return (
-        ((dout - <floating>weight * (((x - mean_hi) - mean_lo) * slope)) - <floating>weight * mean_dout) * scale
+        ((dout - weight * (((x - mean_hi) - mean_lo) * slope)) - weight * mean_dout) * scale
         if weight > 0 else dout * scale)
 
 
-cdef loop counted_gradient_row(
-    const floating *restrict dout,      # IN (width), as are all the others
-    const floating *restrict x,
+cdef inline loop_part counted_gradient_row(
+    const floating *restrict dout,      # IN (width)
+    const floating *restrict x,         # IN (width)
     Py_ssize_t width,
-    const floating *restrict mean_hi, const floating *restrict mean_lo, const floating *restrict scale,
-    const floating *restrict slope, const floating *restrict mean_dout, const double *restrict weights,
+    const floating *restrict factors,   # IN (kinds, stride), of each column
+    Py_ssize_t stride,
+    const floating *restrict weights,   # IN (width), or one for all of them
+    bint one_weight,
     floating *restrict dx,              # OUT (width)
 ) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(width):
         dx[j] = differentiated_counted(
-            dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], mean_dout[j], weights[j])
+            dout[j], x[j], factors[MEAN_HI * stride + j], factors[MEAN_LO * stride + j], factors[SCALE * stride + j],
+            factors[SLOPE * stride + j], factors[MEAN_DOUT * stride + j], weights[0 if one_weight else j])
 
 
-cdef loop counted_gradient_run(
+cdef inline loop_part counted_gradient_run(
     const floating *restrict dout,      # IN (size), as are x and weights
     const floating *restrict x,
     Py_ssize_t size,
-    const floating *factors, Py_ssize_t stride,     # (kinds, stride), of the channel
+    floating mean_hi, floating mean_lo, floating scale, floating slope, floating mean_dout,
     const double *restrict weights,
     floating *restrict dx,              # OUT (size)
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        dx[i] = differentiated_counted(
+            dout[i], x[i], mean_hi, mean_lo, scale, slope, mean_dout, <floating>weights[i])
+
+
+cdef loop store_counted_row(
+    const floating *dout, const floating *x, Py_ssize_t width, const floating *factors, Py_ssize_t stride,
+    const floating *weights, bint one_weight, floating *dx, Store store,
+) noexcept nogil:
+    cdef floating[BURST] burst
+    cdef Py_ssize_t j = 0, here
+    while j < width:
+        here = stretch(dx + j, width - j, store)
+        out = dx + j if store == DIRECT else burst
+        if here == BURST:
+            if one_weight:
+                counted_gradient_row(dout + j, x + j, BURST, factors + j, stride, weights, True, burst)
+            else:
+                counted_gradient_row(dout + j, x + j, BURST, factors + j, stride, weights + j, False, burst)
+            put(dx + j, burst, store)
+        else:
+            if one_weight:
+                counted_gradient_row(dout + j, x + j, here, factors + j, stride, weights, True, out)
+            else:
+                counted_gradient_row(dout + j, x + j, here, factors + j, stride, weights + j, False, out)
+            keep(dx + j, burst, here, store)
+        j += here
+
+
+cdef loop store_counted_run(
+    const floating *dout, const floating *x, Py_ssize_t size, const floating *factors, Py_ssize_t stride,
+    const double *weights, floating *dx, Store store,
 ) noexcept nogil:
     cdef floating mean_hi = factors[MEAN_HI * stride], mean_lo = factors[MEAN_LO * stride]
     cdef floating scale = factors[SCALE * stride], slope = factors[SLOPE * stride]
     cdef floating mean_dout = factors[MEAN_DOUT * stride]
-    cdef Py_ssize_t i
-    for i in range(size):
-        dx[i] = differentiated_counted(dout[i], x[i], mean_hi, mean_lo, scale, slope, mean_dout, weights[i])
+    cdef floating[BURST] burst
+    cdef Py_ssize_t i = 0, here
+    while i < size:
+        here = stretch(dx + i, size - i, store)
+        if here == BURST:
+            counted_gradient_run(dout + i, x + i, BURST, mean_hi, mean_lo, scale, slope, mean_dout, weights + i, burst)
+            put(dx + i, burst, store)
+        else:
+            counted_gradient_run(dout + i, x + i, here, mean_hi, mean_lo, scale, slope, mean_dout, weights + i,
+                                 dx + i if store == DIRECT else burst)
+            keep(dx + i, burst, here, store)
+        i += here
 
 
 cdef loop differentiate_counted_columns(const Call *call, int thread, int threads) noexcept nogil:
-    """A tile of a line at a time, over a copy where dx may be dout."""
+    """A line of a strip at a time."""
     cdef Call own = call[0]
     cdef const Columns *columns = &call.facts.columns
-    cdef Py_ssize_t line, start, number, stride = own.facts.factor_stride, size = columns.width
-    cdef Py_ssize_t rows = columns.rows_per_line
-    cdef Tile of_columns
-    cdef double[TILE] piece
+    cdef Py_ssize_t line, start, stride = own.facts.factor_stride, size = columns.width
+    cdef Py_ssize_t first = share(columns.tasks, thread, threads), last = share(columns.tasks, thread + 1, threads)
     cdef Weights weights
-    cdef Task task
-    weights.rows_per_line = rows
+    cdef Task strip
+    cdef bint one_weight = columns.rows_per_line == 1
+    weights.rows_per_line = columns.rows_per_line
     weights.channels = own.facts.channels
-    for number in range(share(columns.tasks, thread + 1, threads) - 1, share(columns.tasks, thread, threads) - 1, -1):
-        task = columns_task(columns, number, 1)
-        if task.width == 0:
-            continue
-        weights.first = own.facts.weights + task.start // size * rows
-        factors = own.factors + task.left
-        dx = own.out
-        for line in range(task.height):
-            start = task.start + line * size
-            weights_of_line(&weights, line, task.width, of_columns)
-            place_factors(&dx, piece)
-            if own.facts.store == DIRECT:
-                dx = own.out + start
-            counted_gradient_row(
-                own.dout + start, own.x + start, task.width, factors + MEAN_HI * stride, factors + MEAN_LO * stride,
-                factors + SCALE * stride, factors + SLOPE * stride, factors + MEAN_DOUT * stride, of_columns, dx)
-            keep(own.out + start, dx, task.width, own.facts.store)
+    while last > first:
+        strip = strip_before(columns, first, &last)
+        weights.first = own.facts.weights + strip.start // size * columns.rows_per_line
+        for line in range(strip.height if strip.width > 0 else 0):
+            start = strip.start + line * size
+            if one_weight and weights.first[line] == 1:
+                store_gradient_rows(own.dout + start, own.x + start, strip.width, size, own.factors + strip.left, stride,
+                                    own.out + start, own.facts.store)
+            else:
+                store_counted_line(&own, &weights, line, &strip)
+
+
+cdef void store_counted_line(const Call *call, const Weights *weights, Py_ssize_t line, const Task *strip) noexcept nogil:
+    cdef Py_ssize_t j, start = strip.start + line * call.facts.columns.width
+    cdef Tile of_columns
+    cdef double[TILE] room
+    cdef bint one_weight = weights.rows_per_line == 1
+    of_line = call.factors
+    place_factors(&of_line, room)
+    if one_weight:
+        of_line[0] = weights.first[line]
+    else:
+        weights_of_line(weights, line, strip.width, of_columns)
+        for j in range(strip.width):
+            of_line[j] = of_columns[j]
+    store_counted_row(call.dout + start, call.x + start, strip.width, call.factors + strip.left,
+                      call.facts.factor_stride, of_line, one_weight, call.out + start, call.facts.store)
 
 
 cdef loop differentiate_counted_span(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Numbers first to last - 1, in the order of memory; a piece at a time, over a copy where dx may be dout."""
+    """Numbers first to last - 1, in the order of memory."""
     cdef Call own = call[0]
     cdef Py_ssize_t channels = own.facts.channels, inner = own.facts.inner
     cdef Py_ssize_t run, place, size
-    cdef double[TILE] piece
-    dx = own.out
     while first < last:
         run = first // inner
         place = first % inner
-        size = min(inner - place, min(last - first, <Py_ssize_t>TILE))
-        place_factors(&dx, piece)
-        if own.facts.store == DIRECT:
-            dx = own.out + first
-        counted_gradient_run(own.dout + first, own.x + first, size, own.factors + run % channels,
-                             own.facts.factor_stride, own.facts.weights + run // channels * inner + place, dx)
-        keep(own.out + first, dx, size, own.facts.store)
+        size = min(inner - place, last - first)
+        store_counted_run(own.dout + first, own.x + first, size, own.factors + run % channels, own.facts.factor_stride,
+                          own.facts.weights + run // channels * inner + place, own.out + first, own.facts.store)
         first += size
