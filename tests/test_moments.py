@@ -293,7 +293,10 @@ def test_pickles_of_version_0_1_load(protocol):
     ("arguments", "error", "words"),
     [
         ((-1, [0.0], [0.0]), ValueError, "count: expected 0 to 9223372036854775807, got -1"),
-        *(((count, [0.0], [0.0]), TypeError, "count: expected an integer") for count in (1.0, None, "1")),
+        *(((count, [0.0], [0.0]), TypeError, "count: expected an integer") for count in (True, None, "1")),
+        ((-0.5, [0.0], [0.0]), ValueError, "count: expected a number from 0 to"),
+        (([1, -1], [0.0, 0.0], [0.0, 0.0]), ValueError, "count: expected no negative number, got -1"),
+        (([1, 2], [0.0], [0.0]), ValueError, "count: expected the shape of mean, (1,), got (2,)"),
         ((1, "a", [0.0]), TypeError, "mean: expected real numbers"),
         ((1, [0.0], [0j]), TypeError, "m2: expected real numbers"),
         ((1, [0.0], 0.0), ValueError, "m2: expected the shape of mean, (1,), got ()"),
