@@ -151,7 +151,7 @@ def group(groups):
     """Group normalization, or instance normalization where there is no number of groups."""
 
     def called(function):
-        return lambda x, gamma=None, beta=None, eps=1e-5, **out: function(x, gamma, beta, groups, eps, **out)
+        return lambda x, gamma=None, beta=None, eps=1e-5, **more: function(x, gamma, beta, groups, eps, **more)
 
     def sets(x):
         count = groups or x.shape[1]
@@ -173,6 +173,25 @@ def group(groups):
         sets,
         torch_forward,
     )
+
+
+def channels_last(norm):
+    """The same of an array whose channels come last, seen as one whose channels come second."""
+
+    def moved(x, source=1, destination=-1):
+        return np.ascontiguousarray(np.moveaxis(x, source, destination))
+
+    def forward(x, *parameters, **options):
+        options.pop("out", None)
+        y, cache = norm.forward(moved(x), *parameters, axis=-1, **options)
+        return moved(y, -1, 1), cache
+
+    def backward(dout, cache, **options):
+        options.pop("out", None)
+        dx, *sums = norm.backward(moved(dout), cache, **options)
+        return dx if dx is None else moved(dx, -1, 1), *sums
+
+    return replace(norm, forward=forward, backward=backward)
 
 
 INSTANCE = group(None)
@@ -200,6 +219,10 @@ SMALL_ROWS = {
     "group of all channels": (group(1), lambda size: (2, 4, 3, size)),
     "instance": (INSTANCE, lambda size: (3, 4, size)),
     "instance of one value": (INSTANCE, lambda size: (size, 3)),
+    "group, channels last": (channels_last(group(3)), lambda size: (2, 6, size)),
+    "group of all channels, channels last": (channels_last(group(1)), lambda size: (2, 4, 3, size)),
+    "instance, channels last": (channels_last(INSTANCE), lambda size: (3, 4, size)),
+    "samples, channels last": (channels_last(group(2)), lambda size: (size, 4, 5)),
 }
 # Large enough that eight threads share the work; several chunks, tiles and tails of each walk.
 LARGE_COLUMNS = {
@@ -224,6 +247,10 @@ LARGE_ROWS = {
     "many groups without positions": (group(8), (2_011, 160)),
     "large instance": (INSTANCE, (5, 7, 10_007)),
     "instance, short": (INSTANCE, (61, 101, 49)),
+    "large group, channels last": (channels_last(group(4)), (9, 12, 57, 59)),
+    "one sample, channels last": (channels_last(group(32)), (1, 320, 31, 33)),
+    "instance, three channels last": (channels_last(INSTANCE), (5, 3, 10_007)),
+    "many samples, channels last": (channels_last(group(8)), (70, 64, 49)),
 }
 
 

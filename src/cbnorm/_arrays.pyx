@@ -187,6 +187,14 @@ def check_axis(axis, ndim, name="axis"):
     return index % ndim
 
 
+def check_channels_axis(axis, ndim):
+    """The second axis or the last, as 0 to ndim - 1."""
+    index = check_axis(axis, ndim)
+    if index != 1 and index != ndim - 1:
+        raise ValueError(f"axis: expected 1 or -1, the second or the last of {ndim} dimensions, got {axis}")
+    return index
+
+
 def check_divisor(name, value, channels):
     """A number of groups of so many channels each; without channels, of none each, as far as numbers go."""
     groups = check_integer(name, value)

@@ -34,7 +34,7 @@ def rooms(plan, dtype, x, statistics):
     large |= (m2 >= most_m2) & np.isfinite(m2) & (not plan.statistics_given)
     if dtype is FLOAT32:
         beyond = large | small
-        return [Room(beyond[:, np.newaxis], plan, widened(x), statistics, 1.0)] if beyond.any() else []
+        return [Room(along_sets(plan, beyond), plan, widened(x), statistics, 1.0)] if beyond.any() else []
     large |= (inv_std > 0) & (inv_std < least_inv_std)
     scales = (large, SMALLER), (small, LARGER)
     return [scaled(plan, x, statistics, scale, sets) for sets, scale in scales if sets.any()]
@@ -43,19 +43,26 @@ def rooms(plan, dtype, x, statistics):
 def scaled(plan, x, statistics, scale, beyond):
     """Room in float64: std and mean are multiplied as x is, and eps with the variance."""
     if x is None:  # dx = dout·gamma·inv_std takes none
-        return Room(beyond[:, np.newaxis], plan, None, statistics, 1.0)
+        return Room(along_sets(plan, beyond), plan, None, statistics, 1.0)
     plan = plan.with_eps(plan.eps * scale**2)
     with np.errstate(all="ignore"):  # sets of the other kind
         x = x * scale
         statistics = statistics * np.array([[scale], [scale], [scale**2], [1 / scale], [1]])[: len(statistics)]
     if not plan.statistics_given:
         _kernels.active.forward(plan, x, None, None, None, statistics, None, threads_for(x.size))
-    return Room(beyond[:, np.newaxis], plan, x, statistics, scale)
+    return Room(along_sets(plan, beyond), plan, x, statistics, scale)
 
 
 def by_sets(plan, array):
-    """A view of a contiguous array: (sets, numbers), or (outer, sets, numbers)."""
+    """A view: (sets, numbers), (outer, sets, numbers), or (samples, positions, groups, channels) of a group."""
+    if plan.samples:
+        return array.reshape(plan.samples, -1, plan.groups, plan.channels // plan.groups)
     return array.reshape((plan.sets, -1) if plan.groups else (plan.outer, plan.channels, plan.inner))
+
+
+def along_sets(plan, of_sets):
+    """One value a set, in a shape that broadcasts to what `by_sets` gives."""
+    return of_sets.reshape(plan.samples, 1, plan.groups, 1) if plan.samples else of_sets[:, np.newaxis]
 
 
 def put(where, wide, narrow, scale=1.0):
@@ -118,12 +125,13 @@ def smaller_dout(dout):
 
 def mend_sums(plan, dout, x, dx, gamma, gradients, statistics):
     """Write the gradients anew where sums of dout overflowed; `dx` is not `dout`."""
-    room = Room(np.ones((plan.sets, 1), bool), plan, widened(x), statistics, 1.0)
+    room = Room(along_sets(plan, np.ones(plan.sets, bool)), plan, widened(x), statistics, 1.0)
     dout, scale = smaller_dout(dout)
     wide, *wide_sums = wide_gradients(room, dout, dx, gamma, gradients)
     if dx is not None:
         narrow = by_sets(plan, dx)
-        finite = np.isfinite(narrow).all(axis=1 if plan.groups else (0, 2))[:, np.newaxis]
+        numbers = (1, 3) if plan.samples else 1 if plan.groups else (0, 2)
+        finite = np.isfinite(narrow).all(axis=numbers, keepdims=True)
         put(~finite, by_sets(plan, wide), narrow, scale)
     for gradient, wide_gradient in zip(gradients, wide_sums, strict=True):
         if gradient is not None:

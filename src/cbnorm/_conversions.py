@@ -243,8 +243,7 @@ class FromKeras:
         epsilon : float, optional
             Keras's; by default its own default, 1e-3, or 1e-6 of RMSNormalization.
         axis : int
-            Keras's: -1, which normalizes the last axis. Of GroupNormalization it must be 1, where `GroupNorm` has its
-            channels; Keras's default is -1.
+            Keras's: -1, which normalizes the last axis; of GroupNormalization the channel axis, 1 or -1.
         scale, center, groups
             Keras's.
 
@@ -272,12 +271,15 @@ class FromKeras:
             raise ValueError(
                 f"weights: expected {len(names) or 'some'} arrays ({', '.join(names)}), got {len(weights)}"
             )
-        least = 1 if cls._own_size == "num_channels" else -1
-        if check_integer("axis", axis) != least:
-            raise ValueError(f"axis: expected {least}, where {cls.__name__} normalizes, got {axis}")
+        of_channels = cls._own_size == "num_channels"
+        if check_integer("axis", axis) not in ((1, -1) if of_channels else (-1,)):
+            raise ValueError(f"axis: expected {'1 or -1' if of_channels else -1} of {cls.__name__}, got {axis}")
         given = {name: (f"weights ({name})", value) for name, value in zip(names, weights, strict=True)}
         epsilon = check_eps(cls._keras_epsilon if epsilon is None else epsilon, "epsilon")
-        return cls._of_arrays(given, epsilon, cls._sizes_of(*given[names[0]], groups))
+        layer = cls._of_arrays(given, epsilon, cls._sizes_of(*given[names[0]], groups))
+        if of_channels:
+            layer.axis = axis
+        return layer
 
 
 def _dtype_of(arrays):

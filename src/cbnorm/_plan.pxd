@@ -3,6 +3,7 @@ cdef class Plan:
     cdef readonly Py_ssize_t channels
     cdef readonly Py_ssize_t inner
     cdef readonly Py_ssize_t groups
+    cdef readonly Py_ssize_t samples
     cdef readonly Py_ssize_t sets
     cdef readonly Py_ssize_t axis
     cdef readonly tuple shape

@@ -9,6 +9,7 @@ class Plan:
     inner: int
     size: int
     groups: int
+    samples: int
     sets: int
     axis: int
     shape: tuple[int, ...]
@@ -34,4 +35,4 @@ def plan_channels(
     shape: tuple[int, ...], axis: int, eps: float = 0.0, statistics_given: bool = False, count: float | None = None
 ) -> Plan: ...
 def plan_rows(shape: tuple[int, ...], axis: int, eps: float = 0.0, centred: bool = True) -> Plan: ...
-def plan_groups(shape: tuple[int, ...], groups: int, eps: float = 0.0) -> Plan: ...
+def plan_groups(shape: tuple[int, ...], groups: int, eps: float = 0.0, axis: int = 1) -> Plan: ...

@@ -22,6 +22,8 @@ cdef class Plan:
         Numbers of the array.
     groups : int
         Groups of channels that have statistics at each place; 0 where each channel has its own over all places.
+    samples : int
+        Where channels come last, and groups of them have statistics in each sample: how many there are. Else 0.
     sets : int
         Sets of numbers that share their statistics: channels, or rows.
     axis : int
@@ -122,14 +124,25 @@ def plan_rows(tuple shape not None, Py_ssize_t axis, double eps=0.0, bint centre
 
 
 @cython.boundscheck(True)
-def plan_groups(tuple shape not None, Py_ssize_t groups, double eps=0.0):
-    """Statistics of each group of channels of each sample, for (samples, channels, *); `groups` divides channels."""
-    cdef Plan plan = new_plan(shape, 1, shape[0], shape[1], math.prod(shape[2:]), eps)
+@cython.boundscheck(True)
+def plan_groups(tuple shape not None, Py_ssize_t groups, double eps=0.0, Py_ssize_t axis=1):
+    """Statistics of each group of channels of each sample; `groups` divides channels.
+
+    For (samples, channels, *), or (samples, *, channels) where `axis` is the last and not the second.
+    """
+    cdef Plan plan
+    if axis == 1:
+        plan = new_plan(shape, 1, shape[0], shape[1], math.prod(shape[2:]), eps)
+    else:
+        plan = new_plan(shape, axis, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1:]), eps)
+        if plan.inner != 1:
+            raise ValueError(f"axis: expected the second or the last of {shape}, got {axis}")
+        plan.samples = shape[0]
     if groups < 0 or (plan.channels % groups if groups else plan.channels):
         raise ValueError(f"groups: expected a divisor of {plan.channels} channels, got {groups}")
     plan.groups = groups
-    plan.sets = plan.outer * groups
+    plan.sets = <Py_ssize_t>shape[0] * groups
     plan.statistics_shape = (shape[0], groups)
-    plan.parameter_shape = (shape[1],)
-    plan.count = plan.channels // groups * plan.inner if groups else 0
+    plan.parameter_shape = (plan.channels,)
+    plan.count = plan.channels // groups * math.prod(shape[1:]) // plan.channels if groups and plan.channels else 0
     return plan

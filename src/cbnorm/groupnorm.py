@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array, check_divisor, check_eps
+from cbnorm._arrays import as_array, check_channels_axis, check_divisor, check_eps
 from cbnorm._calls import Cache, backward, forward
 from cbnorm._plan import plan_groups
 
@@ -22,6 +22,7 @@ def groupnorm_forward(
     num_groups: int | None = None,
     eps: float = 1e-5,
     *,
+    axis: int = 1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache]:
     """Normalize each group of neighbouring channels of each sample, then scale and shift each channel.
@@ -29,13 +30,15 @@ def groupnorm_forward(
     Parameters
     ----------
     x : array_like
-        (N, C, *). Dtypes as in `batchnorm_forward`.
+        (N, C, *), or (N, *, C) with ``axis=-1``. Dtypes as in `batchnorm_forward`.
     gamma, beta : array_like or None
         (C,). None stands for 1 and 0.
     num_groups : int
         Divides C; C / num_groups neighbouring channels make a group.
     eps : float
         Added to the variance, in the units of x squared; at least 0.
+    axis : int
+        The channel axis: 1, or the last.
     out : ndarray, optional
         Where y goes: the shape and dtype of y, C-contiguous, apart from all inputs.
 
@@ -70,9 +73,17 @@ def groupnorm_forward(
     array([[-1.,  1., -1.,  1.]])
     >>> cache.mean
     array([[ 2., 12.]])
+
+    Channels last, as in Keras, Flax and diffusion models, read where they are:
+
+    >>> x = np.random.default_rng(0).standard_normal((2, 16, 16, 64)).astype(np.float32)
+    >>> y, cache = cbnorm.groupnorm_forward(x, None, None, num_groups=32, axis=-1)
+    >>> bool(np.abs(y.reshape(2, 256, 32, 2).mean(axis=(1, 3))).max() < 1e-6)
+    True
     """
     x = as_array(x, 2)
-    plan = plan_groups(x.shape, check_divisor("num_groups", num_groups, x.shape[1]), check_eps(eps))
+    axis = check_channels_axis(axis, x.ndim)
+    plan = plan_groups(x.shape, check_divisor("num_groups", num_groups, x.shape[axis]), check_eps(eps), axis)
     return forward("groupnorm", plan, x, gamma, beta, out)
 
 
@@ -133,6 +144,7 @@ def instancenorm_forward(
     beta: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
+    axis: int = 1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache]:
     """Normalize each channel of each sample over its positions: group normalization with C groups.
@@ -140,11 +152,13 @@ def instancenorm_forward(
     Parameters
     ----------
     x : array_like
-        (N, C, *). Dtypes as in `batchnorm_forward`.
+        (N, C, *), or (N, *, C) with ``axis=-1``. Dtypes as in `batchnorm_forward`.
     gamma, beta : array_like, optional
         (C,). None stands for 1 and 0.
     eps : float
         Added to the variance, in the units of x squared; at least 0.
+    axis : int
+        The channel axis: 1, or the last.
     out : ndarray, optional
         Where y goes: the shape and dtype of y, C-contiguous, apart from all inputs.
 
@@ -179,7 +193,8 @@ def instancenorm_forward(
             [-1.,  1.]]])
     """
     x = as_array(x, 2)
-    plan = plan_groups(x.shape, x.shape[1], check_eps(eps))
+    axis = check_channels_axis(axis, x.ndim)
+    plan = plan_groups(x.shape, x.shape[axis], check_eps(eps), axis)
     return forward("instancenorm", plan, x, gamma, beta, out)
 
 

@@ -411,7 +411,9 @@ class GroupNorm(FromKeras, ParameterConversions, Layer):
     num_groups : int
         Divides `num_channels`.
     num_channels : int
-        Length of axis 1 of x.
+        Length of the channel axis of x.
+    axis : int
+        The channel axis of x: 1 for (N, C, *), -1 for (N, *, C).
     affine : bool or {"gamma", "beta"}
         Whether there are gamma and beta, (num_channels,): both, neither, or the one that is named alone.
     eps, dtype, reuse_output
@@ -432,6 +434,7 @@ class GroupNorm(FromKeras, ParameterConversions, Layer):
 
     num_groups: int
     num_channels: int
+    axis: int = 1  # of pickles that do not say
     _backward = staticmethod(groupnorm_backward)
     _keras_epsilon = 1e-3
     _torch_size, _own_size = "num_channels", "num_channels"
@@ -441,6 +444,7 @@ class GroupNorm(FromKeras, ParameterConversions, Layer):
         num_groups: int,
         num_channels: int,
         *,
+        axis: int = 1,
         eps: float = 1e-5,
         affine: bool | str = True,
         dtype: DTypeLike = np.float32,
@@ -451,15 +455,19 @@ class GroupNorm(FromKeras, ParameterConversions, Layer):
         if self.num_channels % self.num_groups:
             raise ValueError(f"num_groups: expected a divisor of {num_channels} channels, got {num_groups}")
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
+        self.axis = check_choice("axis", axis, (1, -1))
 
     def _described(self) -> list[str]:
-        return [f"{self.num_groups}, {self.num_channels}", *super()._described()]
+        axis = ["axis=-1"] if self.axis != 1 else []
+        return [f"{self.num_groups}, {self.num_channels}", *axis, *super()._described()]
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
-        """Normalize x, (N, num_channels, *), to a y of the same shape."""
-        x = as_input(x, 2, 1, (self.num_channels,))
+        """Normalize x, (N, num_channels, *) or (N, *, num_channels), to a y of the same shape."""
+        x = as_input(x, 2, self.axis, (self.num_channels,))
         return self._remember(
-            *groupnorm_forward(x, self.gamma, self.beta, self.num_groups, self.eps, out=self._room_for_y(x))
+            *groupnorm_forward(
+                x, self.gamma, self.beta, self.num_groups, self.eps, axis=self.axis, out=self._room_for_y(x)
+            )
         )
 
 
@@ -472,7 +480,9 @@ class InstanceNorm(ParameterConversions, Layer):
     Parameters
     ----------
     num_channels : int
-        Length of axis 1 of x.
+        Length of the channel axis of x.
+    axis : int
+        The channel axis of x: 1 for (N, C, *), -1 for (N, *, C).
     affine : bool or {"gamma", "beta"}
         Whether there are gamma and beta, (num_channels,): both, neither, or the one that is named alone.
         PyTorch's layer has neither by default.
@@ -494,6 +504,7 @@ class InstanceNorm(ParameterConversions, Layer):
     """
 
     num_channels: int
+    axis: int = 1  # of pickles that do not say
     _backward = staticmethod(instancenorm_backward)
     _torch_size, _own_size = "num_features", "num_channels"
 
@@ -501,6 +512,7 @@ class InstanceNorm(ParameterConversions, Layer):
         self,
         num_channels: int,
         *,
+        axis: int = 1,
         eps: float = 1e-5,
         affine: bool | str = True,
         dtype: DTypeLike = np.float32,
@@ -508,11 +520,15 @@ class InstanceNorm(ParameterConversions, Layer):
     ) -> None:
         self.num_channels = check_length("num_channels", num_channels)
         super().__init__((self.num_channels,), eps, affine, dtype, reuse_output)
+        self.axis = check_choice("axis", axis, (1, -1))
 
     def _described(self) -> list[str]:
-        return [str(self.num_channels), *super()._described()]
+        axis = ["axis=-1"] if self.axis != 1 else []
+        return [str(self.num_channels), *axis, *super()._described()]
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
-        """Normalize x, (N, num_channels, *), to a y of the same shape."""
-        x = as_input(x, 2, 1, (self.num_channels,))
-        return self._remember(*instancenorm_forward(x, self.gamma, self.beta, self.eps, out=self._room_for_y(x)))
+        """Normalize x, (N, num_channels, *) or (N, *, num_channels), to a y of the same shape."""
+        x = as_input(x, 2, self.axis, (self.num_channels,))
+        return self._remember(
+            *instancenorm_forward(x, self.gamma, self.beta, self.eps, axis=self.axis, out=self._room_for_y(x))
+        )

@@ -15,6 +15,7 @@ cdef enum Walk:
     COLUMNS
     PLANES
     ROWS
+    SAMPLES
 
 
 cdef struct Columns:
@@ -44,6 +45,14 @@ cdef struct Rows:
     double one_by_size
     Py_ssize_t chunk            # rows of a chunk
     Py_ssize_t chunks
+
+
+cdef struct Samples:            # each is columns; `columns` is the geometry of one
+    Py_ssize_t count
+    Py_ssize_t positions
+    Py_ssize_t chunk            # samples of a chunk
+    Py_ssize_t chunks
+    int workers                 # that take samples by themselves; 1 where all threads take each sample together
 
 
 cdef struct Moving:             # the running averages; the pointers may be NULL
@@ -86,16 +95,17 @@ cdef struct Facts:
     bint *beyond                # OUT whether there is such a set, or one whose sums of the gradient are not finite
 
     Walk walk
-    Columns columns             # of the walk, one of the three
+    Columns columns             # of the walk, one of the four
     Planes planes
     Rows rows
+    Samples samples             # no count where channels do not come last, or have statistics over all samples
     bint from_memory            # what is read takes more than half of the last-level cache
     bint beyond_cache           # what is read and written does not fit there
     Store store
     Py_ssize_t step             # sets that a thread takes through all passes in its cache; 0: all pass together
     Py_ssize_t factor_stride    # numbers from one kind of factors to the next
     double *partial             # sums of the parts that the walk cuts its array into; NULL if not collecting
-    double *row_sums            # (2, MOST_STEP) of a thread: Σ dxhat, Σ dxhat·xhat of its rows
+    double *row_sums            # (2, MOST_STEP) of a thread: Σ dxhat, Σ dxhat·xhat of its rows; or a worker's sample room
 
 
 cdef struct FloatCall:
@@ -137,3 +147,5 @@ cdef enum:              # kinds of factors, one after the other
     XHAT_KINDS = 3      # how many there are for xhat, for y, for dx
     Y_KINDS = 4
     DX_KINDS = 5
+    GAMMA = DX_KINDS    # where dx is of dout·gamma
+    SCALED_KINDS = 6

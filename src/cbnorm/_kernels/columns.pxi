@@ -225,5 +225,9 @@ cdef loop differentiate_columns(const Call *call, int thread, int threads) noexc
         strip = strip_before(columns, first, &last)
         for row in range(strip.runs):
             start = strip.start + row * width
-            store_gradient_rows(own.dout + start, own.x + start, strip.size, width, own.factors + strip.left,
-                                own.facts.factor_stride, own.out + start, own.facts.store)
+            if own.facts.walk == SAMPLES:
+                store_gradient_rows(own.dout + start, own.x + start, strip.size, width, own.factors + strip.left,
+                                    own.facts.factor_stride, True, own.out + start, own.facts.store)
+            else:
+                store_gradient_rows(own.dout + start, own.x + start, strip.size, width, own.factors + strip.left,
+                                    own.facts.factor_stride, False, own.out + start, own.facts.store)

@@ -656,7 +656,7 @@ cdef loop differentiate_counted_columns(const Call *call, int thread, int thread
             start = strip.start + line * size
             if one_weight and weights.first[line] == 1:
                 store_gradient_rows(own.dout + start, own.x + start, strip.width, size, own.factors + strip.left, stride,
-                                    own.out + start, own.facts.store)
+                                    False, own.out + start, own.facts.store)
             else:
                 store_counted_line(&own, &weights, line, &strip)
 

@@ -48,7 +48,13 @@ cdef Set numbers_of(const Facts *facts, Py_ssize_t number) noexcept nogil:
     cdef Set numbers
     numbers.weights = facts.weights
     numbers.omit = facts.omit
-    if facts.walk == ROWS:
+    if facts.walk == SAMPLES:
+        numbers.size = facts.channels // facts.groups
+        numbers.runs = facts.samples.positions
+        numbers.stride = facts.channels
+        numbers.start = (
+            number // facts.groups * numbers.runs * facts.channels + number % facts.groups * numbers.size)
+    elif facts.walk == ROWS:
         numbers.start = number * facts.rows.size
         numbers.runs = 1
         numbers.size = numbers.stride = facts.rows.size

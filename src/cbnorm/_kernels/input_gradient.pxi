@@ -18,12 +18,15 @@ cdef inline loop_part input_gradient_row(
     const floating *restrict scale,
     const floating *restrict slope,
     const floating *restrict mean_dout,
+    const floating *restrict gamma,     # where slope and mean_dout are of dout·gamma, else not read
+    bint scaled,
     floating *restrict dx,              # OUT (width)
 ) noexcept nogil:
     """Each number is of a column with its own statistics."""
     cdef Py_ssize_t j
     for j in range(width):
-        dx[j] = differentiated(dout[j], x[j], mean_hi[j], mean_lo[j], scale[j], slope[j], mean_dout[j])
+        dx[j] = differentiated(dout[j] * gamma[j] if scaled else dout[j], x[j], mean_hi[j], mean_lo[j], scale[j],
+                               slope[j], mean_dout[j])
 
 
 cdef inline loop_part input_gradient_run(
@@ -62,6 +65,7 @@ cdef inline loop_part store_gradient_rows(
     Py_ssize_t width,
     const floating *factors,            # IN of each column, and of the first BURST once more at the end
     Py_ssize_t factor_stride,
+    bint scaled,                        # by a gamma for each column
     floating *dx,                       # OUT (size)
     Store store,
 ) noexcept nogil:
@@ -70,17 +74,18 @@ cdef inline loop_part store_gradient_rows(
     cdef const floating *scale = factors + SCALE * factor_stride
     cdef const floating *slope = factors + SLOPE * factor_stride
     cdef const floating *mean_dout = factors + MEAN_DOUT * factor_stride
+    cdef const floating *gamma = factors + GAMMA * factor_stride
     cdef floating burst[BURST]
     cdef Py_ssize_t i = 0, j = 0, here
     while i < size:
         here = stretch(dx + i, min(size - i, max(<Py_ssize_t>BURST, width - j)), store)
         if here == BURST:
             input_gradient_row(dout + i, x + i, BURST, mean_hi + j, mean_lo + j, scale + j, slope + j, mean_dout + j,
-                               burst)
+                               gamma + j, scaled, burst)
             put(dx + i, burst, store)
         else:
             input_gradient_row(dout + i, x + i, here, mean_hi + j, mean_lo + j, scale + j, slope + j, mean_dout + j,
-                               dx + i if store == DIRECT else burst)
+                               gamma + j, scaled, dx + i if store == DIRECT else burst)
             keep(dx + i, burst, here, store)
         i += here
         j = (j + here) % width if j + here >= width else j + here

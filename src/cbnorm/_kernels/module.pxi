@@ -29,6 +29,7 @@ include "columns.pxi"
 include "planes.pxi"
 include "counted.pxi"
 include "rows.pxi"
+include "samples.pxi"
 include "passes.pxi"
 include "workspace.pxi"
 
@@ -89,6 +90,7 @@ cdef int take_plan(Facts *facts, Plan plan, statistics, bint backward) except -1
     facts.channels = plan.channels
     facts.inner = plan.inner
     facts.groups = plan.groups
+    facts.samples.count = plan.samples
     facts.sets = plan.sets
     facts.count = plan.count
     facts.eps = plan.eps
@@ -139,7 +141,7 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
     cdef int function = (facts.backward * 2 + facts.statistics_given) * 2 + facts.centred
     return call_key(facts.outer, facts.channels, facts.inner,
                     (((function * 2 + more) * 2 + (call.out != NULL)) * 2 + (call.x != NULL)) * 16 + sizeof(call.x[0])
-                    + 4096 * facts.groups + 2048 * (facts.counts != NULL or facts.weights != NULL), threads)
+                    + 4096 * (facts.groups + 65536 * facts.samples.count) + 2048 * (facts.counts != NULL or facts.weights != NULL), threads)
 
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:

@@ -214,8 +214,64 @@ cdef void run_by_steps(const Call *call, Team *team, int thread) noexcept nogil:
         backward_by_steps(&own, first, last)
 
 
+# Samples
+
+cdef void forward_sample(const Call *call, Py_ssize_t sample, int worker, Team *team, int thread) noexcept nogil:
+    """A sample through all passes: by all threads of a team, or by a thread alone, of a team of one."""
+    cdef Call own
+    see_sample(call, &own, sample, worker)
+    collect_columns(&own, thread, team_size(team))
+    barrier(team, thread)
+    if thread == 0:
+        prepare_sample(call, &own, sample)
+    barrier(team, thread)
+    if call.out != NULL:
+        normalize_columns(&own, thread, team_size(team))
+
+
+cdef void backward_sample(const Call *call, Py_ssize_t sample, int worker, Team *team, int thread) noexcept nogil:
+    cdef Call own
+    see_sample(call, &own, sample, worker)
+    if thread == 0:
+        factor_sample(call, &own, sample, False)
+        repeat_factors(&own, XHAT_KINDS, 0, call.facts.channels)
+    barrier(team, thread)
+    collect_columns_gradients(&own, thread, team_size(team))
+    barrier(team, thread)
+    if thread == 0:
+        prepare_sample_gradient(call, &own, sample)
+    barrier(team, thread)
+    if call.out != NULL:
+        differentiate_columns(&own, thread, team_size(team))
+    barrier(team, thread)           # before the factors are those of the next sample
+
+
+cdef void run_samples(const Call *call, Team *team, int thread) noexcept nogil:
+    cdef const Samples *samples = &call.facts.samples
+    cdef int threads = team_size(team)
+    cdef bint alone = samples.workers > 1
+    cdef Team one = new_team(1)
+    cdef Team *with_others = team
+    cdef Py_ssize_t sample, first = 0, last = samples.count
+    if alone:                       # chunks of samples
+        with_others = &one
+        first = share(samples.chunks, thread, threads) * samples.chunk
+        last = min(samples.count, share(samples.chunks, thread + 1, threads) * samples.chunk)
+    for sample in range(first, last):
+        if call.facts.backward:
+            backward_sample(call, sample, thread if alone else 0, with_others, 0 if alone else thread)
+        else:
+            forward_sample(call, sample, thread if alone else 0, with_others, 0 if alone else thread)
+    if call.facts.backward:
+        barrier(team, thread)
+        finish_samples(call, share(call.facts.channels, thread, threads),
+                       share(call.facts.channels, thread + 1, threads))
+
+
 cdef void run_share(const Call *call, Team *team, int thread) noexcept nogil:
-    if call.facts.step > 0:
+    if call.facts.walk == SAMPLES:
+        run_samples(call, team, thread)
+    elif call.facts.step > 0:
         run_by_steps(call, team, thread)
     elif call.facts.backward:
         backward_together(call, team, thread)

@@ -11,7 +11,12 @@ cdef void choose_walk(Facts *facts, size_t itemsize) noexcept nogil:
     cdef Py_ssize_t read = size * (2 if facts.backward else 1)
     facts.from_memory = read > cache_bytes // 2
     facts.beyond_cache = read + size > cache_bytes
-    if facts.groups > 0:
+    if facts.samples.count > 0:
+        facts.walk = SAMPLES
+        facts.samples = lay_samples(facts.samples.count, facts.outer // facts.samples.count)
+        facts.columns = lay_columns(facts.samples.positions, facts.channels)
+        facts.factor_stride = columns_factor_stride(&facts.columns)
+    elif facts.groups > 0:
         facts.walk = ROWS
         facts.rows = lay_rows(facts.sets, facts.channels // facts.groups, facts.inner)
         facts.from_memory = facts.from_memory and facts.rows.size <= LONG_ROW
@@ -31,6 +36,8 @@ cdef Py_ssize_t most_threads(const Facts *facts) noexcept nogil:
     """As many as there are tasks, where that is little work to find out."""
     if facts.walk == COLUMNS:
         return facts.columns.tasks
+    if facts.walk == SAMPLES:
+        return max(facts.samples.chunks, facts.columns.tasks)
     if facts.walk == ROWS:
         return facts.rows.chunks if facts.backward else facts.sets
     return facts.planes.size
@@ -59,6 +66,8 @@ cdef Py_ssize_t partial_size(const Facts *facts) noexcept nogil:
     """Doubles, for the sums of the parts that a walk cuts its array into."""
     if facts.walk == ROWS:
         return rows_partial(facts) if facts.backward else 0
+    if facts.walk == SAMPLES:
+        return samples_partial(facts)
     if facts.walk == COLUMNS:
         return columns_partial(&facts.columns, 2 if facts.backward else 3 + (facts.counts != NULL))
     return planes_partial(facts, 2 if facts.backward else 4)
@@ -67,13 +76,18 @@ cdef Py_ssize_t partial_size(const Facts *facts) noexcept nogil:
 cdef void *take_workspace(Call *call, int threads) noexcept nogil:
     """One block, for `pool_give`; NULL where there is no memory."""
     cdef Facts *facts = &call.facts
-    cdef Py_ssize_t partial = partial_size(facts) if facts.collecting else 0
+    cdef Py_ssize_t partial = partial_size(facts) if facts.collecting or facts.walk == SAMPLES else 0
     cdef Py_ssize_t sums = 0, factors = DX_KINDS * facts.factor_stride, parameters = 0
     cdef double *workspace
     if facts.walk == ROWS:
         sums = threads * ROW_SUMS
         factors = threads * ROW_FACTORS
         parameters = facts.channels * ((call.gamma == NULL) + (call.beta == NULL and not facts.backward))
+    elif facts.walk == SAMPLES:
+        facts.samples.workers = threads if facts.samples.chunks >= threads else 1
+        sums = facts.samples.workers * sample_room(facts)
+        factors = facts.samples.workers * SCALED_KINDS * facts.factor_stride
+        parameters = facts.channels * (call.gamma == NULL)
     elif facts.collecting and facts.sum_dout == NULL:
         sums = 2 * facts.channels
     partial = (partial + ALIGNED - 1) // ALIGNED * ALIGNED
@@ -81,8 +95,10 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
     workspace = <double *>pool_take((partial + sums) * sizeof(double) + (factors + parameters) * sizeof(call.x[0]))
     if workspace == NULL:
         return NULL
-    facts.partial = workspace if facts.collecting else NULL
-    if facts.walk == ROWS:
+    facts.partial = workspace if facts.collecting or facts.walk == SAMPLES else NULL
+    if facts.walk == SAMPLES:
+        facts.row_sums = workspace + partial
+    elif facts.walk == ROWS:
         facts.row_sums = workspace + partial
         facts.sum_dout = workspace              # of the first chunk, when all are merged
         facts.sum_dout_xhat = workspace + facts.channels
@@ -90,9 +106,9 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
         facts.sum_dout = workspace + partial
         facts.sum_dout_xhat = workspace + partial + facts.channels
     place_factors(&call.factors, workspace + partial + sums)
-    if facts.walk == ROWS:
+    if facts.walk == ROWS or facts.walk == SAMPLES:
         stand_in(&call.gamma, call.factors + factors, 1, facts.channels)
-        if not facts.backward:
+        if not facts.backward and facts.walk == ROWS:
             stand_in(&call.beta, call.factors + factors + parameters - facts.channels, 0, facts.channels)
     return workspace
 
