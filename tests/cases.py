@@ -181,15 +181,20 @@ def channels_last(norm):
     def moved(x, source=1, destination=-1):
         return np.ascontiguousarray(np.moveaxis(x, source, destination))
 
-    def forward(x, *parameters, **options):
-        options.pop("out", None)
-        y, cache = norm.forward(moved(x), *parameters, axis=-1, **options)
-        return moved(y, -1, 1), cache
+    def into(out, values):
+        if out is None:
+            return values
+        out[...] = values
+        return out
 
-    def backward(dout, cache, **options):
-        options.pop("out", None)
-        dx, *sums = norm.backward(moved(dout), cache, **options)
-        return dx if dx is None else moved(dx, -1, 1), *sums
+    def forward(x, *parameters, out=None, **options):
+        y, cache = norm.forward(moved(x), *parameters, axis=-1, **options)
+        return into(out, moved(y, -1, 1)), cache
+
+    def backward(dout, cache, out=None, **options):
+        given = moved(dout)
+        dx, *sums = norm.backward(given, cache, out=given if out is dout else None, **options)
+        return dx if dx is None else into(out, moved(dx, -1, 1)), *sums
 
     return replace(norm, forward=forward, backward=backward)
 

@@ -17,7 +17,7 @@ from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.type cimport PyType_IsSubtype
 
 from cbnorm._plan cimport Plan
-from cbnorm._results cimport contiguous, copy_of, has_dtype
+from cbnorm._results cimport contiguous, copy_of, has_dtype, is_bfloat16, stored
 
 from cbnorm._results import FLOAT16, FLOAT32, FLOAT64
 
@@ -93,9 +93,9 @@ def as_numbers(name, value):
     except Exception as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{name}: expected an array of numbers, got {type(value).__name__} ({shown(error)})") from error
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+    if (array.dtype.kind not in "biuf" or array.dtype.itemsize > 8) and not is_bfloat16(array.dtype):
         raise TypeError(
-            f"{name}: expected real numbers of at most 64 bits (float16, float32, float64, integers), "
+            f"{name}: expected real numbers of at most 64 bits (float16, bfloat16, float32, float64, integers), "
             f"got dtype {array.dtype}"
         )
     return array
@@ -121,14 +121,14 @@ def as_input(x, least_ndim, axis, shape, name="x"):
     return x
 
 
-def as_seen(cnp.ndarray x not None, tuple shape not None, dtype, cnp.dtype computed not None):
+def as_seen(cnp.ndarray x not None, Plan plan not None, dtype, cnp.dtype computed not None):
     """The x of a cache as the kernels take it, if it is still what the forward call saw."""
-    if not has_shape(x, shape) or not (has_dtype(x, dtype) or x.dtype == dtype):
+    if not has_shape(x, plan.shape) or not (has_dtype(x, dtype) or x.dtype == dtype):
         got = f"{x.dtype} of shape {(<object>x).shape}"
-        raise ValueError(f"cache: expected x as forward saw it, {dtype} of shape {shape}, got {got}")
+        raise ValueError(f"cache: expected x as forward saw it, {dtype} of shape {plan.shape}, got {got}")
     if x.size and not has_memory(x):
         raise ValueError("cache: expected x as forward saw it, got a view of an array that was resized since")
-    return contiguous(x, computed)
+    return stored(x, computed, plan)
 
 
 cdef bint has_memory(cnp.ndarray array):

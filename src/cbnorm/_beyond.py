@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cbnorm import _kernels
-from cbnorm._results import FLOAT32
+from cbnorm._results import FLOAT32, FLOAT64
 from cbnorm._threads import threads_for
 
 SMALLER, LARGER = 2.0**-60, 2.0**500  # than an x whose x - mean, or 1 / std, float64 does not hold, or not surely
@@ -23,6 +23,11 @@ class Room(NamedTuple):
     x: np.ndarray | None
     statistics: np.ndarray
     scale: float  # what x was multiplied by
+
+
+def computed_in(array):
+    """The dtype of a computation whose gradients or results these are."""
+    return FLOAT64 if array.dtype.kind in "biu" or array.dtype.itemsize == 8 else FLOAT32
 
 
 def rooms(plan, dtype, x, statistics):
@@ -83,7 +88,7 @@ def widened(array):
 
 def forward_beyond(plan, x, y, gamma, beta, statistics):
     """Write y of these sets; `x` may be `y`."""
-    for room in rooms(plan, x.dtype, x, statistics):
+    for room in rooms(plan, computed_in(y), x, statistics):
         wide = np.empty(x.shape)
         arrays = room.x, wide, widened(gamma), widened(beta), room.statistics.copy()
         _kernels.active.forward(room.plan, *arrays, None, threads_for(x.size))
@@ -101,7 +106,8 @@ def wide_gradients(room, dout, dx, gamma, gradients):
 def backward_beyond(plan, dout, x, dx, gamma, gradients, statistics):
     """A function that writes the gradients of these sets, once the others are there; `dx` may be `dout`."""
     found = [
-        (room, wide_gradients(room, dout, dx, gamma, gradients)) for room in rooms(plan, dout.dtype, x, statistics)
+        (room, wide_gradients(room, dout, dx, gamma, gradients))
+        for room in rooms(plan, computed_in(dout), x, statistics)
     ]
 
     def finish():
@@ -117,7 +123,7 @@ def backward_beyond(plan, dout, x, dx, gamma, gradients, statistics):
 
 def smaller_dout(dout):
     """A dout whose sums float64 holds, and what gradients of it are to be multiplied by."""
-    if dout.dtype.itemsize == 4:
+    if dout.dtype.itemsize <= 4:
         return widened(dout), 1.0
     with np.errstate(all="ignore"):
         return dout * SMALLER, 1 / SMALLER
@@ -140,7 +146,7 @@ def mend_sums(plan, dout, x, dx, gamma, gradients, statistics):
 
 def mend_channel_sums(plan, dout, x, sums, statistics, overflown):
     """Write sums of the gradient, (2, channels), anew where their dtype does not hold what they need."""
-    found = rooms(plan, x.dtype, x, statistics)
+    found = rooms(plan, computed_in(x), x, statistics)
     if overflown and not found:
         found = [Room(np.zeros((plan.sets, 1), bool), plan, widened(x), statistics, 1.0)]
     dout, scale = smaller_dout(dout)
@@ -153,7 +159,7 @@ def mend_channel_sums(plan, dout, x, sums, statistics, overflown):
 def input_gradient_beyond(plan, dout, x, dx, gamma, sums, statistics):
     """A function that writes dx of these sets, once that of the others is there; `dx` may be `dout`."""
     found = []
-    for room in rooms(plan, x.dtype, x, statistics):
+    for room in rooms(plan, computed_in(x), x, statistics):
         wide = np.empty(x.shape)
         arrays = widened(dout), room.x, wide, widened(gamma), sums, room.statistics
         _kernels.active.input_gradient(room.plan, *arrays, threads_for(x.size))

@@ -17,13 +17,13 @@ from cbnorm._beyond import backward_beyond, forward_beyond, mend_sums
 from cbnorm._plan import Plan
 from cbnorm._results import (
     as_result,
-    contiguous,
     copy_of,
     float_dtypes,
     frozen,
     gradients_for,
     room_for,
     statistics_for,
+    stored,
 )
 from cbnorm._threads import threads_for
 
@@ -133,7 +133,7 @@ class Cache:
         """X as the kernels take it."""
         if self._x is None:
             raise ValueError("cache: expected one that has its x, got one whose x was overwritten by out=x")
-        return as_seen(self._x, self._plan.shape, self._seen, self._dtypes[0])
+        return as_seen(self._x, self._plan, self._seen, self._dtypes[0])
 
     def _full(self, x=None):
         """The statistics, (kinds, sets). X as the kernels take it, where that is there."""
@@ -171,7 +171,7 @@ def normalize(plan, x, values, y, gamma, beta, statistics, moving) -> bool:
     beyond = _kernels.active.forward(plan, values, y, gamma, beta, statistics, moving, threads_for(values.size))
     if beyond:
         if same_memory(values, y):  # channels beyond kept their x, rows did not
-            values = contiguous(x, values.dtype) if plan.groups else y
+            values = x if plan.groups else y
         forward_beyond(plan, values, y, gamma, beta, statistics)
     return beyond
 
@@ -191,7 +191,7 @@ def forward(
     These are moving_mean, moving_var, momentum and ddof as the user gave them. Where the plan has its statistics given,
     they are the moving averages or `statistics`, as `take_statistics` makes them.
     """
-    dtypes = compute_dtype, result_dtype = float_dtypes(x)
+    dtypes = compute_dtype, result_dtype = float_dtypes(x, out)
     kernel_gamma = check_parameter("gamma", gamma, plan, compute_dtype)
     kernel_beta = check_parameter("beta", beta, plan, compute_dtype)
     moving = None if averages is None else check_moving(plan, averages)
@@ -200,8 +200,8 @@ def forward(
         inputs = (x, gamma, beta) if averages is None else (x, gamma, beta, averages[0], averages[1])
         check_out(out, plan.shape, result_dtype, "x" if given else None, INPUTS, inputs)
 
-    values = contiguous(x, compute_dtype)
-    y = room_for(out, values, x, result_dtype)
+    values = stored(x, compute_dtype, plan)
+    y = room_for(out, values, x, compute_dtype, result_dtype, plan)
     beyond = False
     if not x.size:
         statistics = None
@@ -240,8 +240,8 @@ def backward(
         check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "cache", "cache"), inputs)
     x = cache._input() if plan.groups or want_dgamma or (want_dx and not plan.statistics_given) else None
 
-    values = contiguous(dout, compute_dtype)
-    dx = room_for(out, values, dout, result_dtype) if want_dx else None
+    values = stored(dout, compute_dtype, plan)
+    dx = room_for(out, values, dout, compute_dtype, result_dtype, plan) if want_dx else None
     sums = dgamma, dbeta = gradients_for(plan, want_dgamma, want_dbeta, compute_dtype)
     if not dout.size or (plan.weights is not None and plan.count == 0):
         for gradient in (dx, *sums):

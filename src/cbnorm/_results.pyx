@@ -16,14 +16,39 @@ cnp.import_array()
 FLOAT16, FLOAT32, FLOAT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
 
 
-def room_for(out, values, given, result_dtype):
-    """Where results go: `out` if it has the dtype of the computation, a copy made of the input, or new memory."""
+def room_for(out, values, given, cnp.dtype computed, cnp.dtype result_dtype, Plan plan not None):
+    """Where results go: `out` if the kernels can write it, a copy made of the input, or new memory."""
     cdef cnp.ndarray array = values
-    if out is not None and (has_dtype(array, result_dtype) or array.dtype == result_dtype):
-        return out
-    if values is not given:
+    cdef cnp.dtype dtype = computed
+    if result_dtype is computed or (is_half(result_dtype) and computed is FLOAT32 and plan.weights is None):
+        if out is not None:
+            return out
+        dtype = result_dtype
+    if values is not given and has_dtype(array, dtype):
         return values
-    return new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array))
+    if dtype is FLOAT16 or dtype is FLOAT32 or dtype is FLOAT64:
+        return new_array(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), dtype.num)
+    return np.empty((<object>array).shape, dtype)
+
+
+cdef bint is_half(cnp.dtype dtype):
+    return dtype is FLOAT16 or is_bfloat16(dtype)
+
+
+cpdef stored(cnp.ndarray array, cnp.dtype computed, Plan plan):
+    """The array itself if the kernels can read it where they compute in this dtype, however stored; else a copy."""
+    cdef int given = cnp.PyArray_TYPE(array)
+    cdef bint known = False
+    if has_dtype(array, computed) or plan.kinds == 5 or plan.weights is not None:
+        return contiguous(array, computed)
+    if cnp.PyArray_ISCARRAY_RO(array):
+        known = given == cnp.NPY_BOOL or given == cnp.NPY_UINT8 or given == cnp.NPY_INT8
+        known = known or given == cnp.NPY_UINT16 or given == cnp.NPY_INT16
+        if computed is FLOAT32:
+            known = known or is_half(array.dtype)
+        else:
+            known = known or given == cnp.NPY_UINT32 or given == cnp.NPY_INT32
+    return array if known else copy_of(array, computed)
 
 
 def statistics_for(Plan plan not None):
@@ -97,11 +122,19 @@ def as_result(values, dtype, out):
 HALF, SINGLE, DOUBLE = (FLOAT32, FLOAT16), (FLOAT32, FLOAT32), (FLOAT64, FLOAT64)
 
 
-def float_dtypes(array):
-    """The dtype to compute in, and that of the results: float16 is computed in float32, integers in float64."""
+def float_dtypes(array, out=None):
+    """The dtype to compute in, and that of the results.
+
+    float16 and bfloat16 are computed in float32; integers in float64, or where `out` is float32 those of 2 bytes in
+    that.
+    """
     dtype = array.dtype
     if dtype is FLOAT32:
         return SINGLE
+    if dtype.kind == "V":
+        return FLOAT32, dtype
+    if dtype.kind != "f" and isinstance(out, cnp.ndarray) and out.dtype == FLOAT32:
+        return SINGLE if dtype.itemsize <= 2 else (FLOAT64, FLOAT32)
     if dtype.kind != "f" or dtype.itemsize == 8:
         return DOUBLE
     return HALF if dtype.itemsize == 2 else SINGLE

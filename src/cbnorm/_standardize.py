@@ -7,12 +7,12 @@ from cbnorm._axes import Channels
 from cbnorm._calls import normalize
 from cbnorm._results import (
     as_result,
-    contiguous,
     copy_into,
     float_dtypes,
     is_readable,
     room_for,
     statistics_for,
+    stored,
 )
 
 
@@ -21,12 +21,12 @@ def standardized(x, view, out, find_plan, statistics=None):
 
     ``find_plan(view)`` says how the kernels take what a view sees; `statistics` are given as they are there, or None.
     """
-    computed, wanted = float_dtypes(x)
+    computed, wanted = float_dtypes(x, out)
     straight = False  # into out
     if out is not None:
         check_out(out, x.shape, wanted, "x", ("x",), (x,), True)
         seen = Channels(out, view.reduced)
-        straight = computed == wanted and seen.arranged(out).flags.c_contiguous
+        straight = (computed == wanted or computed.itemsize == 4) and seen.arranged(out).flags.c_contiguous
         if straight and not (is_readable(view.arranged(x), computed) and view.arranged(out).flags.c_contiguous):
             copy_into(out, x)  # no room is taken but that of the result
             x, view = out, seen
@@ -36,8 +36,8 @@ def standardized(x, view, out, find_plan, statistics=None):
         return np.empty_like(x, wanted) if out is None else out, np.zeros((plan.kinds, plan.sets)), view
     if statistics is None:
         statistics = statistics_for(plan)
-    values = contiguous(arranged, computed)
-    y = view.arranged(out) if straight else room_for(None, values, arranged, computed)
+    values = stored(arranged, computed, plan)
+    y = view.arranged(out) if straight else room_for(None, values, arranged, computed, wanted, plan)
     normalize(plan, arranged, values, y, None, None, statistics, None)
     if out is None:
         return view.restored(as_result(y, wanted, None)), statistics, view

@@ -19,7 +19,7 @@ from cbnorm._calls import find_statistics, take_statistics
 from cbnorm._merge import QUIET, merge, merge_each, two_sum_error
 from cbnorm._plan import Plan
 from cbnorm._record import Record, check_count
-from cbnorm._results import contiguous, float_dtypes
+from cbnorm._results import float_dtypes, stored
 from cbnorm._standardize import standardized, unstandardized
 from cbnorm._weights import check_policy, count_by, count_places, refuse_nan
 
@@ -297,7 +297,7 @@ def moments(
         shape = tuple(1 if number in view.reduced else length for number, length in enumerate(x.shape))
     plan = _counted(view, x, weights, nan_policy)
     x, pivot = _centred(view.arranged(x), plan)
-    statistics = find_statistics(plan, contiguous(x, float_dtypes(x)[0]))
+    statistics = find_statistics(plan, stored(x, float_dtypes(x)[0], plan))
     return _moments_from(statistics, plan, pivot, lambda values: view.by_channel(values).reshape(shape))
 
 
@@ -310,7 +310,7 @@ def moments_of_channels(
     if weights is not None or nan_policy == "omit":
         plan = count_by(plan, weights, nan_policy == "omit")
     x, pivot = _centred(x, plan)
-    return _moments_from(find_statistics(plan, contiguous(x, float_dtypes(x)[0])), plan, pivot)
+    return _moments_from(find_statistics(plan, stored(x, float_dtypes(x)[0], plan)), plan, pivot)
 
 
 def standardize(

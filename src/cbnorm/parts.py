@@ -30,7 +30,7 @@ from cbnorm._beyond import input_gradient_beyond, mend_channel_sums
 from cbnorm._calls import forward, take_statistics
 from cbnorm._plan import plan_channels
 from cbnorm._record import Record, check_count
-from cbnorm._results import as_result, contiguous, float_dtypes, room_for
+from cbnorm._results import as_result, float_dtypes, room_for, stored
 from cbnorm._threads import threads_for
 from cbnorm._weights import count_by
 from cbnorm.moments import Moments, moments_of_channels
@@ -229,7 +229,7 @@ def gradient_sums(
     sums = np.zeros((2, plan.channels))
     if x.size:
         dtype = float_dtypes(x)[0]
-        arrays = plan, contiguous(dout, dtype), contiguous(x, dtype), sums, _statistics_of(moments, plan)
+        arrays = plan, stored(dout, dtype, plan), stored(x, dtype, plan), sums, _statistics_of(moments, plan)
         overflown = _kernels.active.gradient_sums(*arrays, threads_for(x.size))
         mend_channel_sums(*arrays, overflown)
     return GradientSums._of(count=counted.whole_count(), dout=sums[0], dout_xhat=sums[1])
@@ -299,10 +299,11 @@ def input_gradient(
     kernel_gamma = check_parameter("gamma", gamma, plan, dtype)
     if out is not None:
         check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "gamma"), (dout, x, gamma))
-    values = contiguous(dout, dtype)
-    dx = room_for(out, values, dout, result_dtype)
+    counted = plan if weights is None else count_by(plan_channels(plan.shape, plan.axis), weights)
+    values = stored(dout, dtype, counted)
+    dx = room_for(out, values, dout, dtype, result_dtype, counted)
     if x.size:
-        x, statistics = contiguous(x, dtype), _statistics_of(moments, plan)
+        x, statistics = stored(x, dtype, counted), _statistics_of(moments, plan)
         plan = plan_channels(plan.shape, plan.axis, plan.eps, False, sums.count)  # these statistics depend on x
         if weights is not None:
             plan = count_by(plan, weights).of_part(sums.count)

@@ -102,6 +102,11 @@ cdef struct Facts:
     bint from_memory            # what is read takes more than half of the last-level cache
     bint beyond_cache           # what is read and written does not fit there
     Store store
+    bint stored                 # some array is stored otherwise than it is computed
+    Storage x_storage           # as is the next, those of three arrays; their pointers are to bytes then
+    Storage dout_storage
+    Storage out_storage
+    Py_ssize_t row_room         # numbers of rows that are widened at a time
     Py_ssize_t step             # sets that a thread takes through all passes in its cache; 0: all pass together
     Py_ssize_t factor_stride    # numbers from one kind of factors to the next
     double *partial             # sums of the parts that the walk cuts its array into; NULL if not collecting
@@ -117,6 +122,7 @@ cdef struct FloatCall:
     const float *beta           # NULL: 0
     float *dgamma               # NULL: not wanted
     float *dbeta
+    float *rooms            # (3, row_room) of a thread: widened rows of x and dout, and of results
     float *factors              # (kinds, factor_stride), for the second pass: of each channel, or a thread's rows
 
 
@@ -129,7 +135,14 @@ cdef struct DoubleCall:
     const double *beta
     double *dgamma
     double *dbeta
+    double *rooms           # (3, row_room) of a thread: widened rows of x and dout, and of results
     double *factors
+
+
+cdef struct Passage:            # what of a call's arrays is widened, for a piece of a pass
+    double[PASSAGE] x
+    double[PASSAGE] dout
+    double[PASSAGE] out
 
 
 ctypedef fused Call:

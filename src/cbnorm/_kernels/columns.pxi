@@ -99,6 +99,7 @@ cdef loop collect_columns(const Call *call, int thread, int threads) noexcept no
     cdef double *sums
     cdef Py_ssize_t number, done, height, width = columns.width
     cdef bint from_memory = call.facts.from_memory
+    cdef Storage storage = call.facts.x_storage
     cdef Task task
     for number in range(share(columns.tasks, thread, threads), share(columns.tasks, thread + 1, threads)):
         task = columns_task(columns, number, 1)
@@ -106,13 +107,13 @@ cdef loop collect_columns(const Call *call, int thread, int threads) noexcept no
             continue
         sums = call.facts.partial + task.chunk * 3 * width + task.left
         height = min(<Py_ssize_t>BLOCK, task.height)
-        column_moments(call.x + task.start, width, height, task.width, sums, sums + width, sums + 2 * width,
-                       from_memory)
+        column_moments(place(call.x, task.start, storage), width, height, task.width, sums, sums + width,
+                       sums + 2 * width, from_memory, storage)
         done = height
         while done < task.height:
             height = min(<Py_ssize_t>BLOCK, task.height - done)
-            column_moments(call.x + task.start + done * width, width, height, task.width, mean, mean_lo, m2,
-                           from_memory)
+            column_moments(place(call.x, task.start + done * width, storage), width, height, task.width, mean, mean_lo,
+                           m2, from_memory, storage)
             merge_columns(done, sums, sums + width, sums + 2 * width, height, mean, mean_lo, m2, task.width)
             done += height
 
@@ -159,9 +160,28 @@ cdef loop collect_columns_gradients(const Call *call, int thread, int threads) n
         sums = call.facts.partial + task.chunk * 2 * width + task.left
         memset(sums, 0, task.width * sizeof(double))
         memset(sums + width, 0, task.width * sizeof(double))
-        add_gradients(call.dout + task.start, beginning(call.x, task.start), width, task.height, task.width,
-                      factors + MEAN_HI * stride, factors + MEAN_LO * stride, factors + SCALE * stride,
-                      sums, sums + width, call.facts.from_memory)
+        if call.facts.stored:
+            add_stored_gradients(call, &task, sums)
+        else:
+            add_gradients(call.dout + task.start, beginning(call.x, task.start), width, task.height, task.width,
+                          factors + MEAN_HI * stride, factors + MEAN_LO * stride, factors + SCALE * stride,
+                          sums, sums + width, call.facts.from_memory)
+
+
+cdef loop add_stored_gradients(const Call *call, const Task *task, double *sums) noexcept nogil:
+    """The same of lines that are widened, four at a time."""
+    cdef double[1024] dout_room         # (4, TILE)
+    cdef double[1024] x_room
+    cdef Py_ssize_t line, height, width = call.facts.columns.width, stride = call.facts.factor_stride
+    factors = call.factors + task.left
+    for line in range(0, task.height, 4):
+        height = min(4, task.height - line)
+        dout = call.dout
+        x = call.x
+        gather(&dout, task.start + line * width, width, height, task.width, call.facts.dout_storage, dout_room)
+        gather(&x, task.start + line * width, width, height, task.width, call.facts.x_storage, x_room)
+        add_gradients(dout, x, task.width, height, task.width, factors + MEAN_HI * stride, factors + MEAN_LO * stride,
+                      factors + SCALE * stride, sums, sums + width, False)
 
 
 cdef void merge_columns_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -201,12 +221,65 @@ cdef void repeat_factors(const Call *call, Py_ssize_t kinds, Py_ssize_t first, P
             start += columns.width
 
 
+cdef void see_passage(const Call *call, Call *own, Passage *rooms, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """Let a call see some of its numbers, PASSAGE at most, widened, and write others there."""
+    own.x = call.x
+    own.dout = call.dout
+    gather(&own.x, start, 0, 1, size, call.facts.x_storage, rooms.x)
+    gather(&own.dout, start, 0, 1, size, call.facts.dout_storage, rooms.dout)
+    own.out = call.out + start
+    own.facts.store = DIRECT if call.facts.store == IN_PLACE else call.facts.store
+    if call.facts.out_storage != NATIVE:
+        place_factors(&own.out, rooms.out)
+        own.facts.store = DIRECT
+
+
+cdef void keep_passage(const Call *call, const Call *own, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """Write what such a call wrote."""
+    cdef Storage storage = call.facts.out_storage
+    if storage != NATIVE:
+        out = place_out(call.out, start, storage)
+        narrow(own.out, out, storage, size, call.facts.store == STREAMED)
+
+
+cdef loop store_stored_columns(const Call *call, int thread, int threads) noexcept nogil:
+    """The second pass of columns that are widened: whole lines of a strip, or a part of one."""
+    cdef Call own = call[0]
+    cdef Passage rooms
+    cdef const Columns *columns = &call.facts.columns
+    cdef Py_ssize_t row, start, done, size, lines, width = columns.width, stride = call.facts.factor_stride
+    cdef Py_ssize_t first = share(columns.tasks, thread, threads), last = share(columns.tasks, thread + 1, threads)
+    cdef Task strip
+    while last > first:
+        strip = strip_before(columns, first, &last)
+        factors = call.factors + strip.left
+        lines = strip.size if strip.runs > 1 else max(<Py_ssize_t>1, PASSAGE // width) * width
+        for row in range(strip.runs):
+            done = 0
+            while done < strip.size:
+                size = min(lines, strip.size - done)
+                start = strip.start + row * width + done
+                see_passage(call, &own, &rooms, start, size)
+                if not call.facts.backward or call.facts.statistics_given:
+                    store_normalized_rows(own.dout if call.facts.backward else own.x, size, width, factors, stride,
+                                          own.out, own.facts.store)
+                elif call.facts.walk == SAMPLES:
+                    store_gradient_rows(own.dout, own.x, size, width, factors, stride, True, own.out, own.facts.store)
+                else:
+                    store_gradient_rows(own.dout, own.x, size, width, factors, stride, False, own.out, own.facts.store)
+                keep_passage(call, &own, start, size)
+                done += size
+
+
 cdef loop normalize_columns(const Call *call, int thread, int threads) noexcept nogil:
     cdef Call own = call[0]     # so that no store to y makes the loop read its pointers again
     cdef const Columns *columns = &call.facts.columns
     cdef Py_ssize_t row, start, width = columns.width
     cdef Py_ssize_t first = share(columns.tasks, thread, threads), last = share(columns.tasks, thread + 1, threads)
     cdef Task strip
+    if own.facts.stored:
+        store_stored_columns(call, thread, threads)
+        return
     while last > first:
         strip = strip_before(columns, first, &last)
         for row in range(strip.runs):
@@ -221,6 +294,9 @@ cdef loop differentiate_columns(const Call *call, int thread, int threads) noexc
     cdef Py_ssize_t row, start, width = columns.width
     cdef Py_ssize_t first = share(columns.tasks, thread, threads), last = share(columns.tasks, thread + 1, threads)
     cdef Task strip
+    if own.facts.stored:
+        store_stored_columns(call, thread, threads)
+        return
     while last > first:
         strip = strip_before(columns, first, &last)
         for row in range(strip.runs):

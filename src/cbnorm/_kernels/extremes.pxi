@@ -38,6 +38,7 @@ cdef struct Set:                # of numbers that share their statistics
     Py_ssize_t runs
     Py_ssize_t size             # of a run
     Py_ssize_t stride           # from run to run
+    Storage storage
     const double *weights       # (runs, size), or NULL: 1
     bint omit                   # NaN does not count
     double count                # of all together
@@ -46,6 +47,7 @@ cdef struct Set:                # of numbers that share their statistics
 
 cdef Set numbers_of(const Facts *facts, Py_ssize_t number) noexcept nogil:
     cdef Set numbers
+    numbers.storage = facts.x_storage
     numbers.weights = facts.weights
     numbers.omit = facts.omit
     if facts.walk == SAMPLES:
@@ -71,7 +73,7 @@ cdef Set numbers_of(const Facts *facts, Py_ssize_t number) noexcept nogil:
     return numbers
 
 
-cdef inline double count_of(const Set *numbers, Py_ssize_t run, Py_ssize_t i, floating value) noexcept nogil:
+cdef inline double count_of(const Set *numbers, Py_ssize_t run, Py_ssize_t i, double value) noexcept nogil:
     return what_counts(1.0 if numbers.weights == NULL else numbers.weights[run * numbers.size + i], value, numbers.omit)
 
 
@@ -80,20 +82,22 @@ cdef bint find_range(const floating *x, const Set *numbers, double *lowest, doub
     cdef Py_ssize_t run, i
     cdef bint nan = False
     cdef const floating *values
+    cdef double value
     cdef floating low = <floating>INFINITY, high = -<floating>INFINITY
     for run in range(numbers.runs):
         values = x + run * numbers.stride
-        if numbers.weights == NULL and not numbers.omit:
+        if numbers.weights == NULL and not numbers.omit and numbers.storage == NATIVE:
             for i in range(numbers.size):
                 nan |= values[i] != values[i]
                 low = values[i] if values[i] < low else low
                 high = values[i] if values[i] > high else high
             continue
         for i in range(numbers.size):
-            if count_of(numbers, run, i, values[i]) > 0:
-                nan |= values[i] != values[i]
-                low = min(low, values[i])
-                high = max(high, values[i])
+            value = number_at(x, run * numbers.stride + i, numbers.storage)
+            if count_of(numbers, run, i, value) > 0:
+                nan |= value != value
+                low = min(low, <floating>value)
+                high = max(high, <floating>value)
     lowest[0] = low
     highest[0] = high
     return nan
@@ -104,13 +108,14 @@ cdef double add_scaled(
 ) noexcept nogil:
     """Σ d, or Σ d², of d = (x - pivot)·2^-exponent - mean; what each addition loses is added at the end."""
     cdef Py_ssize_t run, i
-    cdef double total = 0, lost = 0, sum_so_far, d, counts
+    cdef double total = 0, lost = 0, sum_so_far, d, counts, value
     for run in range(numbers.runs):
         for i in range(numbers.size):
-            counts = count_of(numbers, run, i, x[run * numbers.stride + i])
+            value = number_at(x, run * numbers.stride + i, numbers.storage)
+            counts = count_of(numbers, run, i, value)
             if counts == 0:
                 continue
-            d = scalbn(x[run * numbers.stride + i] - pivot, -exponent) - mean
+            d = scalbn(value - pivot, -exponent) - mean
             if squared:
                 d *= d
             d *= counts
@@ -147,14 +152,14 @@ cdef void look_again_at(const floating *x, const Facts *facts, Py_ssize_t number
     cdef bint nan
     if numbers.count == 0:
         return
-    nan = find_range(x + numbers.start, &numbers, &lowest, &highest)
+    nan = find_range(place(x, numbers.start, facts.x_storage), &numbers, &lowest, &highest)
     if nan or not isfinite(lowest) or not isfinite(highest):
         if facts.centred:
             facts.mean[number] = NAN if nan else lowest + highest       # of both signs: NaN
             facts.mean_lo[number] = 0
             facts.m2[number] = facts.inv_std[number] = NAN
     elif lowest != highest or not facts.centred and lowest != 0:
-        scale_moments(x + numbers.start, facts, number, lowest, highest)
+        scale_moments(place(x, numbers.start, facts.x_storage), facts, number, lowest, highest)
 
 
 cdef void set_limits(Facts *facts, bint is_float) noexcept nogil:

@@ -7,6 +7,7 @@ cimport numpy as cnp
 
 from cbnorm._memory cimport pool_give
 from cbnorm._plan cimport Plan
+from cbnorm._results cimport is_bfloat16
 
 from cbnorm._cpu import core_cache, last_level_cache
 
@@ -18,6 +19,7 @@ cdef Py_ssize_t core_cache_bytes = core_cache()
 
 include "team.pxi"
 include "store.pxi"
+include "storage.pxi"
 include "call.pxi"
 include "statistics.pxi"
 include "normalize.pxi"
@@ -81,6 +83,57 @@ cdef int write(floating **numbers, array, Py_ssize_t size) except -1:
     return 0
 
 
+cdef Storage storage_of(array, int type_number) except *:
+    """How an array is stored that is computed in a dtype."""
+    cdef int given
+    if not isinstance(array, cnp.ndarray):
+        return NATIVE
+    given = cnp.PyArray_TYPE(<cnp.ndarray>array)
+    if given == type_number:
+        return NATIVE
+    if given == cnp.NPY_UINT8 or given == cnp.NPY_BOOL:
+        return UINT8
+    if given == cnp.NPY_INT8:
+        return INT8
+    if given == cnp.NPY_UINT16:
+        return UINT16
+    if given == cnp.NPY_INT16:
+        return INT16
+    if type_number == cnp.NPY_FLOAT:
+        if given == cnp.NPY_FLOAT16:
+            return HALF
+        if is_bfloat16(array.dtype):
+            return BRAIN
+    elif given == cnp.NPY_UINT32:
+        return UINT32
+    elif given == cnp.NPY_INT32:
+        return INT32
+    return NATIVE           # which `check` refuses
+
+
+cdef Storage take(const floating **numbers, array, Py_ssize_t size) except *:
+    """Find an array that may be stored otherwise; how it is."""
+    cdef int type_number = cnp.NPY_FLOAT if floating is float else cnp.NPY_DOUBLE
+    cdef Storage storage = storage_of(array, type_number)
+    numbers[0] = NULL
+    if array is not None:
+        check(array, type_number if storage == NATIVE else cnp.PyArray_TYPE(<cnp.ndarray>array), size, False)
+        numbers[0] = <const floating *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    return storage
+
+
+cdef Storage take_out(floating **numbers, array, Py_ssize_t size) except *:
+    """The same where results are written."""
+    cdef int type_number = cnp.NPY_FLOAT if floating is float else cnp.NPY_DOUBLE
+    cdef Storage storage = storage_of(array, type_number)
+    if storage != HALF and storage != BRAIN:
+        write(numbers, array, size)
+        return NATIVE
+    check(array, cnp.PyArray_TYPE(<cnp.ndarray>array), size, True)
+    numbers[0] = <floating *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    return storage
+
+
 cdef int take_plan(Facts *facts, Plan plan, statistics, bint backward) except -1:
     """The facts that do not depend on the function. Statistics are (kinds, sets): mean, mean_lo, m2, inv_std, counts."""
     if plan.size == 0:      # the kernels divide by these numbers
@@ -141,7 +194,7 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
     cdef int function = (facts.backward * 2 + facts.statistics_given) * 2 + facts.centred
     return call_key(facts.outer, facts.channels, facts.inner,
                     (((function * 2 + more) * 2 + (call.out != NULL)) * 2 + (call.x != NULL)) * 16 + sizeof(call.x[0])
-                    + 4096 * (facts.groups + 65536 * facts.samples.count) + 2048 * (facts.counts != NULL or facts.weights != NULL), threads)
+                    + 4096 * (facts.groups + 65536 * facts.samples.count) + 2048 * (facts.counts != NULL or facts.weights != NULL) + (facts.stored * 256 * (facts.x_storage + 1)), threads)
 
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:
@@ -153,14 +206,17 @@ cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) exc
     call.facts = facts[0]
     call.facts.beyond = &beyond
     set_limits(&call.facts, sizeof(call.x[0]) == sizeof(float))
-    read(&call.x, arrays[0], size)
-    read(&call.dout, arrays[1], size)
-    write(&call.out, arrays[2], size)
+    call.facts.x_storage = take(&call.x, arrays[0], size)
+    call.facts.dout_storage = take(&call.dout, arrays[1], size)
+    call.facts.out_storage = take_out(&call.out, arrays[2], size)
+    call.facts.stored = (
+        call.facts.x_storage != NATIVE or call.facts.dout_storage != NATIVE or call.facts.out_storage != NATIVE)
     read(&call.gamma, arrays[3], channels)
     read(&call.beta, arrays[4], channels)
     write(&call.dgamma, arrays[5], channels)
     write(&call.dbeta, arrays[6], channels)
     choose_walk(&call.facts, sizeof(call.x[0]))
+    call.facts.from_memory = call.facts.from_memory and not call.facts.stored
     if call.out != NULL:
         call.facts.store = store_for(call.out, call.dout if facts.backward else call.x, call.facts.beyond_cache)
     threads = <int>min(<Py_ssize_t>threads, most_threads(&call.facts))
@@ -182,8 +238,14 @@ cdef int run(Facts *facts, tuple arrays, int threads) except -1:
     that does not hold what some set needs."""
     cdef FloatCall float_call
     cdef DoubleCall double_call
+    cdef bint single = False
     array = arrays[1] if arrays[1] is not None else arrays[0]
-    if isinstance(array, cnp.ndarray) and cnp.PyArray_TYPE(<cnp.ndarray>array) == cnp.NPY_FLOAT:
+    if isinstance(array, cnp.ndarray):
+        given = cnp.PyArray_TYPE(<cnp.ndarray>array)
+        single = given == cnp.NPY_FLOAT or given == cnp.NPY_FLOAT16 or is_bfloat16((<cnp.ndarray>array).dtype)
+        if given != cnp.NPY_DOUBLE and not single:      # integers: as their results
+            single = isinstance(arrays[2], cnp.ndarray) and cnp.PyArray_TYPE(<cnp.ndarray>arrays[2]) != cnp.NPY_DOUBLE
+    if single:
         return run_call(&float_call, facts, arrays, threads)
     return run_call(&double_call, facts, arrays, threads)
 

@@ -89,16 +89,26 @@ cdef void forward_together(const Call *call, Team *team, int thread) noexcept no
         normalize_all(call, thread, threads)
 
 
+cdef inline void forward_step(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    if call.facts.walk == ROWS:
+        collect_rows(call, first, last)
+    else:
+        collect_channels(call, first, last)
+    prepare_forward(call, first, last)
+    store_step(call, first, last)
+
+
 cdef void forward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Call own
     cdef Py_ssize_t end
     while first < last:
         end = min(last, first + call.facts.step)
-        if call.facts.walk == ROWS:
-            collect_rows(call, first, end)
+        if call.facts.row_room > 0:
+            see_rows(call, &own, first, end)
+            forward_step(&own, first, end)
+            keep_rows(call, &own, first, end)
         else:
-            collect_channels(call, first, end)
-        prepare_forward(call, first, end)
-        store_step(call, first, end)
+            forward_step(call, first, end)
         first = end
 
 
@@ -126,6 +136,9 @@ cdef void scale_all(const Call *call, int thread, int threads) noexcept nogil:
     """dx = dout·scale, which is the y of dout with a mean and beta of 0."""
     cdef Call scaled = call[0]
     scaled.x = call.dout
+    scaled.facts.x_storage = call.facts.dout_storage
+    scaled.dout = NULL
+    scaled.facts.backward = False
     normalize_all(&scaled, thread, threads)
 
 
@@ -163,17 +176,27 @@ cdef void backward_together(const Call *call, Team *team, int thread) noexcept n
         differentiate_all(call, thread, threads)
 
 
+cdef inline void backward_step(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    if call.facts.walk == ROWS:
+        collect_rows_gradients(call, first, last)
+    else:
+        factor_xhat(call, first, last, first)
+        collect_channels(call, first, last)
+        prepare_backward(call, first, last)
+    store_step(call, first, last)
+
+
 cdef void backward_by_steps(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Call own
     cdef Py_ssize_t end
     while first < last:
         end = min(last, first + call.facts.step)
-        if call.facts.walk == ROWS:
-            collect_rows_gradients(call, first, end)
+        if call.facts.row_room > 0:
+            see_rows(call, &own, first, end)
+            backward_step(&own, first, end)
+            keep_rows(call, &own, first, end)
         else:
-            factor_xhat(call, first, end, first)
-            collect_channels(call, first, end)
-            prepare_backward(call, first, end)
-        store_step(call, first, end)
+            backward_step(call, first, end)
         first = end
 
 

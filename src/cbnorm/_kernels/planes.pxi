@@ -72,13 +72,20 @@ cdef loop collect_plane_moments(const Call *call, Py_ssize_t channel, Py_ssize_t
     """The moments of a task: partial (channels, chunks, 4) count, mean, mean_lo, m2."""
     cdef const Planes *planes = &call.facts.planes
     cdef double mean, mean_lo, m2
+    cdef double[PIECE] room
     cdef double *sums = call.facts.partial + (channel * planes.chunks + chunk) * 4
-    cdef Py_ssize_t number, stride = call.facts.channels * call.facts.inner
+    cdef Py_ssize_t number, run_stride, stride = call.facts.channels * call.facts.inner
     cdef Part part
     sums[0] = 0
     for number in range(chunk * planes.chunk, min(planes.parts, (chunk + 1) * planes.chunk)):
         part = planes_part(&call.facts, channel, number)
-        run_moments(call.x + part.start, stride, part.height, part.width, True, &mean, &mean_lo, &m2)
+        x = beginning(call.x, part.start)
+        run_stride = stride
+        if call.facts.x_storage != NATIVE:
+            x = call.x
+            gather(&x, part.start, stride, part.height, part.width, call.facts.x_storage, room)
+            run_stride = part.width
+        run_moments(x, run_stride, part.height, part.width, True, &mean, &mean_lo, &m2)
         add_moments(sums, part.height * part.width, mean, mean_lo, m2)
 
 
@@ -101,15 +108,26 @@ cdef void merge_planes_moments(const Facts *facts, Py_ssize_t first, Py_ssize_t 
 cdef loop collect_plane_gradients(const Call *call, Py_ssize_t channel, Py_ssize_t chunk) noexcept nogil:
     """The sums of a task: partial (channels, chunks, 2) Σ dout, Σ dout·xhat."""
     cdef const Planes *planes = &call.facts.planes
+    cdef double[PIECE] dout_room
+    cdef double[PIECE] x_room
     cdef double *sums = call.facts.partial + (channel * planes.chunks + chunk) * 2
-    cdef Py_ssize_t number, stride = call.facts.channels * call.facts.inner
+    cdef Py_ssize_t number, run_stride, stride = call.facts.channels * call.facts.inner
     cdef Part part
     sums[0] = 0
     sums[1] = 0
     for number in range(chunk * planes.chunk, min(planes.parts, (chunk + 1) * planes.chunk)):
         part = planes_part(&call.facts, channel, number)
-        add_run_gradients(call.dout + part.start, beginning(call.x, part.start), stride, part.height, part.width,
-                          call.factors + channel, call.facts.factor_stride, sums)
+        dout = beginning(call.dout, part.start)
+        x = beginning(call.x, part.start)
+        run_stride = stride
+        if call.facts.stored:
+            dout = call.dout
+            x = call.x
+            gather(&dout, part.start, stride, part.height, part.width, call.facts.dout_storage, dout_room)
+            gather(&x, part.start, stride, part.height, part.width, call.facts.x_storage, x_room)
+            run_stride = part.width
+        add_run_gradients(dout, x, run_stride, part.height, part.width, call.factors + channel,
+                          call.facts.factor_stride, sums)
 
 
 cdef void merge_planes_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -128,12 +146,36 @@ cdef void merge_planes_gradients(const Facts *facts, Py_ssize_t first, Py_ssize_
 
 # The second pass
 
+cdef void store_stored_span(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The second pass of numbers first to last - 1, which are widened, a passage at a time."""
+    cdef Call own = call[0]
+    cdef Passage rooms
+    cdef Py_ssize_t size
+    own.facts.stored = False
+    while first < last:
+        size = min(last - first, <Py_ssize_t>PASSAGE)
+        see_passage(call, &own, &rooms, first, size)
+        own.x = before(own.x, first)
+        own.dout = before(own.dout, first)
+        own.out -= first
+        if call.facts.backward:
+            differentiate_span(&own, first, first + size)
+        else:
+            normalize_span(&own, first, first + size)
+        own.out += first
+        keep_passage(call, &own, first, size)
+        first += size
+
+
 cdef loop normalize_span(const Call *call, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Numbers first to last - 1, in the order of memory."""
     cdef Call own = call[0]     # so that no store to y makes the loop read its pointers again
     cdef Py_ssize_t channels = own.facts.channels, stride = own.facts.factor_stride, inner = own.facts.inner
     cdef Py_ssize_t channel = first // inner % channels
     cdef Py_ssize_t size, left = inner - first % inner      # of the run
+    if own.facts.stored:
+        store_stored_span(call, first, last)
+        return
     while first < last:
         size = min(left, last - first)
         factors = own.factors + channel
@@ -152,6 +194,9 @@ cdef loop differentiate_span(const Call *call, Py_ssize_t first, Py_ssize_t last
     cdef Py_ssize_t channels = own.facts.channels, stride = own.facts.factor_stride, inner = own.facts.inner
     cdef Py_ssize_t channel = first // inner % channels
     cdef Py_ssize_t size, left = inner - first % inner      # of the run
+    if own.facts.stored:
+        store_stored_span(call, first, last)
+        return
     while first < last:
         size = min(left, last - first)
         store_gradient_run(own.dout + first, own.x + first, size, own.factors + channel, stride, 1,

@@ -49,6 +49,7 @@ cdef inline void take_row_room(Call *call, int thread) noexcept nogil:
     """Let a thread's own call have the sums and factors of its own rows."""
     call.facts.row_sums += thread * ROW_SUMS
     call.factors += thread * ROW_FACTORS
+    call.rooms += thread * 3 * call.facts.row_room
 
 
 cdef inline Py_ssize_t first_parameter(const Facts *facts, Py_ssize_t row) noexcept nogil:
@@ -59,6 +60,34 @@ cdef inline Py_ssize_t next_parameter(const Facts *facts, Py_ssize_t parameter) 
     """Of the next row."""
     parameter += facts.rows.runs
     return parameter if parameter < facts.channels else 0
+
+
+# Rows that are stored otherwise
+
+cdef void see_rows(const Call *call, Call *own, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Let a call see rows first to last - 1 widened, and write their results beside them."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t start = first * facts.rows.size, size = (last - first) * facts.rows.size
+    own[0] = call[0]
+    own.x = before(widened(place(call.x, start, facts.x_storage), 0, 1, size, facts.x_storage, call.rooms, 0), start)
+    own.dout = before(
+        widened(place(call.dout, start, facts.dout_storage), 0, 1, size, facts.dout_storage,
+                call.rooms + facts.row_room, 0), start)
+    own.facts.x_storage = own.facts.dout_storage = NATIVE
+    if call.out != NULL and facts.out_storage != NATIVE:
+        own.out = call.rooms + 2 * facts.row_room - start
+        own.facts.store = DIRECT
+    elif facts.store == IN_PLACE:
+        own.facts.store = DIRECT
+
+
+cdef void keep_rows(const Call *call, const Call *own, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Write what such a call wrote."""
+    cdef const Facts *facts = &call.facts
+    cdef Py_ssize_t start = first * facts.rows.size, size = (last - first) * facts.rows.size
+    if call.out != NULL and facts.out_storage != NATIVE:
+        narrow(own.out + start, place_out(call.out, start, facts.out_storage), facts.out_storage, size,
+               facts.store == STREAMED)
 
 
 # Statistics

@@ -39,10 +39,9 @@ cdef void see_sample(const Call *call, Call *own, Py_ssize_t sample, int worker)
     cdef Py_ssize_t channels = call.facts.channels
     cdef double *sums
     own[0] = call[0]
-    own.x = call.x + start
-    own.dout = beginning(call.dout, start)
-    if call.out != NULL:
-        own.out = call.out + start
+    own.x = place(call.x, start, call.facts.x_storage)
+    own.dout = place(call.dout, start, call.facts.dout_storage)
+    own.out = place_out(call.out, start, call.facts.out_storage)
     own.factors = call.factors + worker * SCALED_KINDS * call.facts.factor_stride
     own.facts.partial = call.facts.row_sums + worker * sample_room(&call.facts)
     sums = own.facts.partial + sample_room(&call.facts) - SAMPLE_SUMS * channels

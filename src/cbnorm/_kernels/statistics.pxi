@@ -135,18 +135,26 @@ cdef loop column_moments(
     double *restrict mean_lo,           # OUT (width)
     double *restrict m2,                # OUT (width)
     bint from_memory,                   # ask for rows ahead
+    Storage storage,
 ) noexcept nogil:
     """The moments of each column of a tile; the pivots are its first row."""
     cdef Tile pivot
     cdef Tile total
     cdef Tile squares
     cdef double one_by_count = 1.0 / height
-    cdef Py_ssize_t j
+    cdef Py_ssize_t i, j
+    cdef floating[1024] room            # (4, TILE)
+    cdef const floating *first = widened(x, stride, 1, width, storage, room, TILE)
     for j in range(width):
-        pivot[j] = x[j]
+        pivot[j] = first[j]
         total[j] = 0
         squares[j] = 0
-    add_deviations(x, stride, height, width, pivot, total, squares, from_memory)
+    if storage == NATIVE:
+        add_deviations(x, stride, height, width, pivot, total, squares, from_memory)
+    else:
+        for i in range(0, height, 4):
+            widened(place(x, i * stride, storage), stride, min(4, height - i), width, storage, room, TILE)
+            add_deviations(room, TILE, min(4, height - i), width, pivot, total, squares, False)
     for j in range(width):
         centre(one_by_count, pivot[j], total[j], squares[j], mean + j, mean_lo + j, m2 + j)
 

@@ -77,11 +77,13 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
     """One block, for `pool_give`; NULL where there is no memory."""
     cdef Facts *facts = &call.facts
     cdef Py_ssize_t partial = partial_size(facts) if facts.collecting or facts.walk == SAMPLES else 0
-    cdef Py_ssize_t sums = 0, factors = DX_KINDS * facts.factor_stride, parameters = 0
+    cdef Py_ssize_t sums = 0, factors = DX_KINDS * facts.factor_stride, parameters = 0, rooms = 0
     cdef double *workspace
     if facts.walk == ROWS:
         sums = threads * ROW_SUMS
         factors = threads * ROW_FACTORS
+        facts.row_room = min(facts.step, facts.sets) * facts.rows.size if facts.stored else 0
+        rooms = threads * 3 * facts.row_room
         parameters = facts.channels * ((call.gamma == NULL) + (call.beta == NULL and not facts.backward))
     elif facts.walk == SAMPLES:
         facts.samples.workers = threads if facts.samples.chunks >= threads else 1
@@ -92,7 +94,7 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
         sums = 2 * facts.channels
     partial = (partial + ALIGNED - 1) // ALIGNED * ALIGNED
     sums = (sums + ALIGNED - 1) // ALIGNED * ALIGNED
-    workspace = <double *>pool_take((partial + sums) * sizeof(double) + (factors + parameters) * sizeof(call.x[0]))
+    workspace = <double *>pool_take((partial + sums) * sizeof(double) + (factors + parameters + rooms) * sizeof(call.x[0]))
     if workspace == NULL:
         return NULL
     facts.partial = workspace if facts.collecting or facts.walk == SAMPLES else NULL
@@ -106,6 +108,7 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
         facts.sum_dout = workspace + partial
         facts.sum_dout_xhat = workspace + partial + facts.channels
     place_factors(&call.factors, workspace + partial + sums)
+    call.rooms = call.factors + factors + parameters
     if facts.walk == ROWS or facts.walk == SAMPLES:
         stand_in(&call.gamma, call.factors + factors, 1, facts.channels)
         if not facts.backward and facts.walk == ROWS:
