@@ -15,6 +15,22 @@ def check_axes(axis, ndim):
     return sorted(reduced)
 
 
+def rows_last(axis, ndim):
+    """Where the rows begin, and the order of axes in which those that make a row come last; None if they do already.
+
+    An integer is where the rows begin; a tuple names the axes that make one.
+    """
+    if not isinstance(axis, tuple):
+        return check_axis(axis, ndim), None
+    rows = check_axes(axis, ndim)
+    if not rows:
+        raise ValueError("axis: expected at least one axis, got ()")
+    begin = ndim - len(rows)
+    if rows == list(range(begin, ndim)):
+        return begin, None
+    return begin, (*(number for number in range(ndim) if number not in rows), *rows)
+
+
 class Channels:
     """An array whose axes, but for those reduced, count its channels.
 

@@ -12,11 +12,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cbnorm import _kernels
-from cbnorm._arrays import as_seen, check_moving, check_need, check_out, check_parameter, check_shape, same_memory
+from cbnorm._arrays import (
+    as_array,
+    as_seen,
+    check_eps,
+    check_moving,
+    check_need,
+    check_out,
+    check_parameter,
+    check_shape,
+    same_memory,
+)
+from cbnorm._axes import rows_last
 from cbnorm._beyond import backward_beyond, forward_beyond, mend_sums
-from cbnorm._plan import Plan
+from cbnorm._plan import Plan, plan_rows
 from cbnorm._results import (
     as_result,
+    copy_into,
     copy_of,
     float_dtypes,
     frozen,
@@ -52,7 +64,7 @@ class Cache:
 
     _owner: object
 
-    __slots__ = ("_beyond", "_dtypes", "_gamma", "_kind", "_owner", "_plan", "_seen", "_statistics", "_x")
+    __slots__ = ("_beyond", "_dtypes", "_gamma", "_kind", "_order", "_owner", "_plan", "_seen", "_statistics", "_x")
 
     def __init__(
         self,
@@ -64,8 +76,10 @@ class Cache:
         dtypes: tuple[np.dtype[Any], np.dtype[Any]],
         seen: np.dtype[Any],
         beyond: bool,
+        order: tuple[int, ...] | None = None,
     ) -> None:
         self._kind = kind
+        self._order = order  # of the axes, where rows are over others than the last
         self._x = x
         frozen(gamma, statistics)  # nobody else's
         self._gamma = gamma
@@ -80,7 +94,7 @@ class Cache:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made by the constructor: their arrays are read-only too."""
         values = self._kind, self._plan, self._x, self._gamma, self._statistics, self._dtypes, self._seen, self._beyond
-        return Cache, values
+        return Cache, (*values, self._order)
 
     @property
     def kind(self) -> str:
@@ -90,7 +104,7 @@ class Cache:
     @property
     def x(self) -> NDArray[Any] | None:
         """The input itself."""
-        return self._x
+        return self._x if self._order is None or self._x is None else self._x.transpose(self._inverse())
 
     @property
     def gamma(self) -> NDArray[Any] | None:
@@ -98,9 +112,9 @@ class Cache:
         return None if self._gamma is None else self._gamma.view()
 
     @property
-    def axis(self) -> int:
-        """The channel axis, or the first of the axes that make a row; counted from 0."""
-        return self._plan.axis
+    def axis(self) -> int | tuple[int, ...]:
+        """The channel axis, or the first of the axes that make a row, or these; counted from 0."""
+        return self._plan.axis if self._order is None else self._order[self._plan.axis :]
 
     @property
     def mode(self) -> str:
@@ -122,12 +136,25 @@ class Cache:
         """The normalized input, computed anew, in the shape and dtype of y."""
         x, given = self._input(), self._plan.statistics_given
         xhat = forward(self._kind, self._plan, x, None, None, None, None, self._full().copy() if given else None)[0]
-        return frozen(as_result(xhat, self._dtypes[1], None))
+        xhat = as_result(xhat, self._dtypes[1], None)
+        return frozen(xhat if self._order is None else self._restored(xhat, None))
 
     def __repr__(self) -> str:
         """What it is of, and how large."""
         kept = "x overwritten" if self._x is None else f"{self._seen} x of shape {self._plan.shape}"
         return f"<cbnorm.Cache of {self._kind}_forward: {kept}, mode {self.mode!r}>"
+
+    def _inverse(self):
+        """The order of axes that leads back."""
+        return sorted(range(len(self._order)), key=self._order.__getitem__)
+
+    def _restored(self, values, out):
+        """Values in the order of x: in `out`, or C-contiguous."""
+        values = values.transpose(self._inverse())
+        if out is None:
+            return values.copy()
+        copy_into(out, values)
+        return out
 
     def _input(self):
         """X as the kernels take it."""
@@ -218,6 +245,29 @@ def forward(
     return (y, cache) if moving is None else (y, cache, moving[0], moving[1])
 
 
+def forward_rows(
+    kind: str,
+    x: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    axis: int | tuple[int, ...],
+    out: NDArray[Any] | None,
+    centred: bool = True,
+) -> tuple:
+    """Normalize rows over trailing axes, or over any, which are brought to the end."""
+    x = as_array(x, 1)
+    begin, order = rows_last(axis, x.ndim)
+    if order is None:
+        return forward(kind, plan_rows(x.shape, begin, check_eps(eps), centred), x, gamma, beta, out)
+    if out is not None:
+        check_out(out, x.shape, float_dtypes(x, out)[1], None, INPUTS, (x, gamma, beta))
+    moved = x.transpose(order)
+    y, cache = forward(kind, plan_rows(moved.shape, begin, check_eps(eps), centred), moved, gamma, beta, None)
+    cache._order = order
+    return cache._restored(y, out), cache
+
+
 def backward(
     kind: str,
     dout: ArrayLike,
@@ -231,6 +281,8 @@ def backward(
         got = cache._kind if isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected that of {kind}_forward, got {got}")
     plan, (compute_dtype, result_dtype) = cache._plan, cache._dtypes
+    if cache._order is not None:
+        return backward_in_order(kind, dout, cache, need, out, names)
     dout = check_shape("dout", dout, plan.shape)
     want_dx, want_dgamma, want_dbeta = check_need(need, names)
     if out is not None:
@@ -259,3 +311,18 @@ def backward(
         elif overflown and not (dx is not None and same_memory(dx, values)):
             mend_sums(plan, values, x, dx, gamma, sums, statistics)
     return as_result(dx, result_dtype, out) if want_dx else None, dgamma, dbeta
+
+
+def backward_in_order(kind, dout, cache, need, out, names):
+    """The same of rows over other axes than the last."""
+    shape = tuple(cache._plan.shape[place] for place in cache._inverse())
+    dout = check_shape("dout", dout, shape)
+    want_dx = check_need(need, names)[0]
+    if out is not None:
+        if not want_dx:
+            raise ValueError("out: expected None where need says that dx is not wanted, got an array")
+        inputs = (dout, cache._x, cache._gamma, cache._statistics)
+        check_out(out, shape, cache._dtypes[1], "dout", ("dout", "x", "cache", "cache"), inputs)
+    inner = Cache(*cache.__reduce__()[1][:-1])
+    dx, *gradients = backward(kind, dout.transpose(cache._order), inner, need, None, names)
+    return cache._restored(dx, out) if want_dx else None, *gradients

@@ -9,9 +9,7 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array, check_axis, check_eps
-from cbnorm._calls import Cache, backward, forward
-from cbnorm._plan import plan_rows
+from cbnorm._calls import Cache, backward, forward_rows
 
 
 def layernorm_forward(
@@ -20,7 +18,7 @@ def layernorm_forward(
     beta: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache]:
     """Normalize over the trailing axes, then scale and shift each number of a row.
@@ -30,11 +28,12 @@ def layernorm_forward(
     x : array_like
         At least one axis. Dtypes as in `batchnorm_forward`.
     gamma, beta : array_like, optional
-        The shape of the normalized axes, ``x.shape[axis:]``. None stands for 1 and 0.
+        ``x.shape[axis:]``, or the shape of a tuple's axes, in the order of x. None stands for 1 and 0.
     eps : float
         Added to the variance, in the units of x squared; at least 0.
-    axis : int
-        Where the normalized axes begin; they go on to the last.
+    axis : int or tuple of ints
+        Where the normalized axes begin, which go on to the last; or these axes themselves. Where they are not the last
+        ones, x goes through one copy.
     out : ndarray, optional
         Where y goes: the shape and dtype of y, C-contiguous, apart from all inputs.
 
@@ -68,10 +67,16 @@ def layernorm_forward(
            [-1.,  1.]])
     >>> cache.mean
     array([ 2., 12.])
+
+    Over the channels of images, at each place:
+
+    >>> images = np.array([[[[1.0, 2.0]], [[3.0, 6.0]]]])  # one image of two channels, (N, C, H, W)
+    >>> cbnorm.layernorm_forward(images, gamma=[1.0, 2.0], axis=(1,), eps=0.0)[0]
+    array([[[[-1., -1.]],
+    <BLANKLINE>
+            [[ 2.,  2.]]]])
     """
-    x = as_array(x, 1)
-    plan = plan_rows(x.shape, check_axis(axis, x.ndim), check_eps(eps))
-    return forward("layernorm", plan, x, gamma, beta, out)
+    return forward_rows("layernorm", x, gamma, beta, eps, axis, out)
 
 
 @overload

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import (
+    as_array,
     as_input,
     check_choice,
     check_flag,
@@ -18,6 +19,7 @@ from cbnorm._arrays import (
     check_number,
     shown,
 )
+from cbnorm._axes import check_axes
 from cbnorm._conversions import FromKeras, ParameterConversions
 from cbnorm._state import Flag, Layer, flag
 from cbnorm._weights import check_nonfinite, not_finite
@@ -290,6 +292,26 @@ def recompute_stats(layer: BatchNorm, batches: Iterable[Any], *, weighted: bool 
         layer._replace(mean, var, population.batches)
 
 
+def check_row_axes(axis: tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes of these lengths, or None for the last ones."""
+    if axis is None:
+        return None
+    if not isinstance(axis, tuple) or len(axis) != len(shape):
+        raise ValueError(f"axis: expected None or a tuple of {len(shape)} axes, one for each length, got {shown(axis)}")
+    return tuple(check_integer("axis", number) for number in axis)
+
+
+def along_row(axis: tuple[int, ...] | None, shape: tuple[int, ...], x: ArrayLike) -> tuple[Any, NDArray[Any]]:
+    """What a forward function takes as its axis, and x, which must have the lengths there."""
+    if axis is None:
+        return -len(shape), as_input(x, 1, -len(shape), shape)
+    array = as_array(x, len(shape))
+    lengths = tuple(array.shape[number] for number in check_axes(axis, array.ndim))
+    if lengths != shape:
+        raise ValueError(f"x: expected lengths {shape} on axes {axis}, got shape {array.shape}")
+    return axis, array
+
+
 class LayerNorm(FromKeras, ParameterConversions, Layer):
     """Layer normalization: y = gamma·(x - mean) / sqrt(var + eps) + beta over the trailing axes.
 
@@ -299,6 +321,8 @@ class LayerNorm(FromKeras, ParameterConversions, Layer):
     ----------
     shape : int or tuple of int
         Lengths of the normalized axes, the last ones of x.
+    axis : tuple of ints, optional
+        These axes, where they are not the last ones, in the order of x.
     affine : bool or {"gamma", "beta"}
         Whether there are gamma and beta, of this shape: both, neither, or the one that is named alone.
     eps, dtype, reuse_output
@@ -319,6 +343,7 @@ class LayerNorm(FromKeras, ParameterConversions, Layer):
     """
 
     shape: tuple[int, ...]
+    axis: tuple[int, ...] | None = None  # of pickles that do not say
     _backward = staticmethod(layernorm_backward)
     _keras_epsilon = 1e-3
     _torch_size, _own_size = "normalized_shape", "shape"
@@ -327,6 +352,7 @@ class LayerNorm(FromKeras, ParameterConversions, Layer):
         self,
         shape: int | tuple[int, ...],
         *,
+        axis: tuple[int, ...] | None = None,
         eps: float = 1e-5,
         affine: bool | str = True,
         dtype: DTypeLike = np.float32,
@@ -334,14 +360,15 @@ class LayerNorm(FromKeras, ParameterConversions, Layer):
     ) -> None:
         self.shape = check_lengths("shape", shape)
         super().__init__(self.shape, eps, affine, dtype, reuse_output)
+        self.axis = check_row_axes(axis, self.shape)
 
     def _described(self) -> list[str]:
-        return [str(self.shape[0] if len(self.shape) == 1 else self.shape), *super()._described()]
+        axis = [] if self.axis is None else [f"axis={self.axis}"]
+        return [str(self.shape[0] if len(self.shape) == 1 else self.shape), *axis, *super()._described()]
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize x, (*, *shape), to a y of the same shape."""
-        axis = -len(self.shape)
-        x = as_input(x, 1, axis, self.shape)
+        axis, x = along_row(self.axis, self.shape, x)
         return self._remember(
             *layernorm_forward(x, self.gamma, self.beta, self.eps, axis=axis, out=self._room_for_y(x))
         )
@@ -354,6 +381,8 @@ class RMSNorm(FromKeras, ParameterConversions, Layer):
     ----------
     shape : int or tuple of int
         Lengths of the normalized axes, the last ones of x.
+    axis : tuple of ints, optional
+        These axes, where they are not the last ones, in the order of x.
     affine : bool
         Whether there is gamma, of this shape.
     eps, dtype, reuse_output
@@ -373,6 +402,7 @@ class RMSNorm(FromKeras, ParameterConversions, Layer):
     """
 
     shape: tuple[int, ...]
+    axis: tuple[int, ...] | None = None  # of pickles that do not say
     _parameters = ("gamma",)
     _backward = staticmethod(rmsnorm_backward)
     _keras_epsilon = 1e-6
@@ -382,6 +412,7 @@ class RMSNorm(FromKeras, ParameterConversions, Layer):
         self,
         shape: int | tuple[int, ...],
         *,
+        axis: tuple[int, ...] | None = None,
         eps: float = 1e-5,
         affine: bool = True,
         dtype: DTypeLike = np.float32,
@@ -389,14 +420,15 @@ class RMSNorm(FromKeras, ParameterConversions, Layer):
     ) -> None:
         self.shape = check_lengths("shape", shape)
         super().__init__(self.shape, eps, affine, dtype, reuse_output)
+        self.axis = check_row_axes(axis, self.shape)
 
     def _described(self) -> list[str]:
-        return [str(self.shape[0] if len(self.shape) == 1 else self.shape), *super()._described()]
+        axis = [] if self.axis is None else [f"axis={self.axis}"]
+        return [str(self.shape[0] if len(self.shape) == 1 else self.shape), *axis, *super()._described()]
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize x, (*, *shape), to a y of the same shape."""
-        axis = -len(self.shape)
-        x = as_input(x, 1, axis, self.shape)
+        axis, x = along_row(self.axis, self.shape, x)
         return self._remember(*rmsnorm_forward(x, self.gamma, self.eps, axis=axis, out=self._room_for_y(x)))
 
 

@@ -6,9 +6,7 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from cbnorm._arrays import as_array, check_axis, check_eps
-from cbnorm._calls import Cache, backward, forward
-from cbnorm._plan import plan_rows
+from cbnorm._calls import Cache, backward, forward_rows
 
 
 def rmsnorm_forward(
@@ -16,7 +14,7 @@ def rmsnorm_forward(
     gamma: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Cache]:
     """Divide each row by its root mean square, then scale each of its numbers.
@@ -26,11 +24,12 @@ def rmsnorm_forward(
     x : array_like
         At least one axis. Dtypes as in `batchnorm_forward`.
     gamma : array_like, optional
-        The shape of the normalized axes, ``x.shape[axis:]``. None stands for 1.
+        ``x.shape[axis:]``, or the shape of a tuple's axes, in the order of x. None stands for 1.
     eps : float
         Added to the mean square, in the units of x squared; at least 0.
-    axis : int
-        Where the normalized axes begin; they go on to the last.
+    axis : int or tuple of ints
+        Where the normalized axes begin, which go on to the last; or these axes themselves. Where they are not the last
+        ones, x goes through one copy.
     out : ndarray, optional
         Where y goes: the shape and dtype of y, C-contiguous, apart from all inputs.
 
@@ -57,9 +56,7 @@ def rmsnorm_forward(
     >>> y
     array([[0.2, 1.4]])
     """
-    x = as_array(x, 1)
-    plan = plan_rows(x.shape, check_axis(axis, x.ndim), check_eps(eps), False)
-    return forward("rmsnorm", plan, x, gamma, None, out)
+    return forward_rows("rmsnorm", x, gamma, None, eps, axis, out, False)
 
 
 @overload

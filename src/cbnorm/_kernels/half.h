@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __F16C__
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -88,6 +88,42 @@ static inline void cbnorm_narrow_half(const float *from, uint16_t *to, ptrdiff_t
         to[i] = cbnorm_float_to_half(from[i]);
 }
 
+static inline void cbnorm_widen_brain(const uint16_t *from, float *to, ptrdiff_t size) {
+    ptrdiff_t i = 0;
+#ifdef __AVX2__
+    for (; i + 8 <= size; i += 8) {
+        __m256i numbers = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(from + i)));
+        _mm256_storeu_si256((__m256i *)(to + i), _mm256_slli_epi32(numbers, 16));
+    }
+#endif
+    for (; i < size; i++)
+        to[i] = cbnorm_from_bits((uint32_t)from[i] << 16);
+}
+
+#ifdef __AVX2__
+/* What the upper halves of eight floats are rounded to; a NaN stays one. */
+static inline __m256i cbnorm_rounded(const float *from) {
+    __m256 value = _mm256_loadu_ps(from);
+    __m256i bits = _mm256_castps_si256(value), upper = _mm256_srli_epi32(bits, 16);
+    __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
+}
+#endif
+
+static inline void cbnorm_narrow_brain(const float *from, uint16_t *to, ptrdiff_t size) {
+    ptrdiff_t i = 0;
+#ifdef __AVX2__
+    for (; i + 16 <= size; i += 16) {
+        __m256i packed = _mm256_packus_epi32(cbnorm_rounded(from + i), cbnorm_rounded(from + i + 8));
+        _mm256_storeu_si256((__m256i *)(to + i), _mm256_permute4x64_epi64(packed, 0xd8));
+    }
+#endif
+    for (; i < size; i++)
+        to[i] = cbnorm_float_to_brain(from[i]);
+}
+
 #define CBNORM_WIDEN(integer, number) \
     for (ptrdiff_t i = 0; i < size; i++) \
         to[i] = (number)((const integer *)from)[i]; \
@@ -97,10 +133,7 @@ static inline void cbnorm_narrow_half(const float *from, uint16_t *to, ptrdiff_t
 static inline void cbnorm_widen_float(const void *from, int storage, float *restrict to, ptrdiff_t size) {
     switch (storage) {
     case CBNORM_HALF: cbnorm_widen_half((const uint16_t *)from, to, size); break;
-    case CBNORM_BRAIN:
-        for (ptrdiff_t i = 0; i < size; i++)
-            to[i] = cbnorm_from_bits((uint32_t)((const uint16_t *)from)[i] << 16);
-        break;
+    case CBNORM_BRAIN: cbnorm_widen_brain((const uint16_t *)from, to, size); break;
     case CBNORM_UINT8: CBNORM_WIDEN(uint8_t, float);
     case CBNORM_INT8: CBNORM_WIDEN(int8_t, float);
     case CBNORM_UINT16: CBNORM_WIDEN(uint16_t, float);
@@ -125,8 +158,7 @@ static inline void cbnorm_narrow(const float *from, int storage, void *to, ptrdi
     if (storage == CBNORM_HALF)
         cbnorm_narrow_half(from, (uint16_t *)to, size);
     else
-        for (ptrdiff_t i = 0; i < size; i++)
-            ((uint16_t *)to)[i] = cbnorm_float_to_brain(from[i]);
+        cbnorm_narrow_brain(from, (uint16_t *)to, size);
 }
 
 #endif
