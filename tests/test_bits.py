@@ -59,6 +59,15 @@ GROUPS = {
     "70x6x5/1": ((70, 6, 5), 1),
 }
 
+# The same with channels last.
+SAMPLES = {
+    "4x7x7x6/3": ((4, 7, 7, 6), 3),
+    "3x16x8/8": ((3, 16, 8), 8),
+    "1x31x33x64/32": ((1, 31, 33, 64), 32),
+    "70x5x6/1": ((70, 5, 6), 1),
+    "2x300x300/5": ((2, 300, 300), 5),
+}
+
 
 def uniform(seed, shape, dtype, spread=2.0, offset=0.0):
     """Numbers that are the same to the bit everywhere: arithmetic alone, of a generator that never changes."""
@@ -116,10 +125,26 @@ def moments(shape, axis, dtype):
         yield from ((f"mean over {reduced}", m.mean), (f"m2 over {reduced}", m.m2))
 
 
+def weighted(shape, axis, dtype):
+    """Batch normalization with weights, of which some are 0, and moments without what is missing."""
+    a = Arrays(shape, (shape[axis],), dtype)
+    places = [size for number, size in enumerate(shape) if number != axis % len(shape)]
+    weights = np.maximum(uniform(6, places, "float64", 2.0, 0.4), 0)
+    weights.flat[0] = 1.0  # there is one
+    y, cache, *moving = cbnorm.batchnorm_forward(a.x, a.gamma, a.beta, **a.moving, axis=axis, weights=weights)
+    yield from zip(("y", "moving_mean", "moving_var"), (y, *moving), strict=True)
+    yield from gradients(cbnorm.batchnorm_backward, a.dout, cache, a.dout.copy())
+    others = tuple(number for number in range(len(shape)) if number != axis % len(shape))
+    holes = np.where(uniform(7, shape, "float64") < 0.7, a.x, a.x.dtype.type(np.nan))
+    y, m = cbnorm.standardize(holes, others, nan_policy="omit")
+    yield from (("standardized", np.nan_to_num(y)), ("count", m.count.astype("int64")), ("m2 of what is there", m.m2))
+
+
 CASES = {}
 for text, (shape, axis) in CHANNELS.items():
     CASES[f"batchnorm train {text}"] = lambda dtype, s=shape, a=axis: batchnorm(s, a, dtype, "train")
     CASES[f"batchnorm test {text}"] = lambda dtype, s=shape, a=axis: batchnorm(s, a, dtype, "test")
+    CASES[f"weighted {text}"] = lambda dtype, s=shape, a=axis: weighted(s, a, dtype)
     CASES[f"moments {text}"] = lambda dtype, s=shape, a=axis: moments(s, a, dtype)
 for text, (shape, axis) in TRAILING.items():
     for name in ("layernorm", "rmsnorm"):
@@ -127,6 +152,11 @@ for text, (shape, axis) in TRAILING.items():
 for text, (shape, groups) in GROUPS.items():
     CASES[f"groupnorm {text}"] = lambda dtype, s=shape, g=groups: rows("groupnorm", s, dtype, s[1:2], g)
     CASES[f"instancenorm {text.partition('/')[0]}"] = lambda dtype, s=shape: rows("instancenorm", s, dtype, s[1:2])
+for text, (shape, groups) in SAMPLES.items():
+    CASES[f"groupnorm {text}@-1"] = lambda dtype, s=shape, g=groups: rows("groupnorm", s, dtype, s[-1:], g, axis=-1)
+    CASES[f"instancenorm {text.partition('/')[0]}@-1"] = lambda dtype, s=shape: rows(
+        "instancenorm", s, dtype, s[-1:], axis=-1
+    )
 
 
 def hashes(case):
