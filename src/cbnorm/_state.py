@@ -193,26 +193,11 @@ class Layer:
         (array([[-1.,  1.]]), array([50.]))
         >>> dx = layer.backward([[0.0, 1.0]], b)  # of the first call
         """
-        thread = self._thread
-        if cache is None:
-            cache = thread.cache
-            if cache is None:
-                raise ValueError("backward: expected a forward call of this thread before it, got none")
-            if thread.calls >= SEVERAL:
-                raise ValueError(
-                    "cache: expected the record of the call that dout belongs to, as there were several, got None; "
-                    "keep `layer.cache` after each call, or for the last call layer.backward(dout, layer.cache)"
-                )
-        else:
-            self._check_record(cache)
+        cache = self._record_meant(cache)
         dout = as_numbers("dout", dout)
-        need = (True, *(getattr(self, name) is not None for name in self._parameters))
-        out = self._room("dx", cache._plan.shape, cache._dtypes[1], dout, cache.x) if self._reuse_output else None
-        dx, *gradients = self._backward(dout, cache, need=need, out=out)
-        thread.calls = AFTER_BACKWARD[thread.calls]
-        thread.grads = {
-            name: gradient for name, gradient in zip(self._parameters, gradients, strict=True) if gradient is not None
-        }
+        out = self._room_for_dx(cache._plan.shape, cache._dtypes[1], dout, cache.x)
+        dx, *gradients = self._backward(dout, cache, need=self._need(), out=out)
+        self._keep(gradients)
         return dx
 
     def __repr__(self) -> str:
@@ -229,6 +214,33 @@ class Layer:
         if not self._training:
             texts.append("in test mode")
         return texts
+
+    def _record_meant(self, cache):
+        """The record that backward is of: the one given, or that of the last call where no other may be meant."""
+        if cache is not None:
+            self._check_record(cache)
+            return cache
+        thread = self._thread
+        if thread.cache is None:
+            raise ValueError("backward: expected a forward call of this thread before it, got none")
+        if thread.calls >= SEVERAL:
+            raise ValueError(
+                "cache: expected the record of the call that dout belongs to, as there were several, got None; "
+                "keep `layer.cache` after each call, or for the last call layer.backward(dout, layer.cache)"
+            )
+        return thread.cache
+
+    def _need(self):
+        """Which gradients backward computes: dx, and those of the parameters that there are."""
+        return (True, *(getattr(self, name) is not None for name in self._parameters))
+
+    def _keep(self, gradients):
+        """Keep the parameters' gradients as those of the last backward."""
+        thread = self._thread
+        thread.calls = AFTER_BACKWARD[thread.calls]
+        thread.grads = {
+            name: gradient for name, gradient in zip(self._parameters, gradients, strict=True) if gradient is not None
+        }
 
     def _check_record(self, cache):
         kind = self._backward.__name__.removesuffix("_backward")
@@ -376,6 +388,10 @@ class Layer:
     def _room_for_y(self, x):
         """Return this thread's memory for y where it may be reused, else None."""
         return self._room("y", x.shape, float_dtypes(x)[1], x) if self._reuse_output else None
+
+    def _room_for_dx(self, shape, dtype, dout, x):
+        """The same for dx."""
+        return self._room("dx", shape, dtype, dout, x) if self._reuse_output else None
 
     def _room(self, name, shape, dtype, *inputs):
         room = getattr(self._thread, name)
