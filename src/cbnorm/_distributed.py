@@ -205,7 +205,7 @@ def forward_given(arguments: Callable[[], tuple]) -> tuple:
 
 
 def backward(gather: Gather, arguments: Callable[[], tuple], length: int | None = None) -> list[NDArray[Any] | None]:
-    """`batchnorm_backward`: dx of a part, dgamma and dbeta of the whole; ``arguments()`` returns dout, the cache, need and out."""
+    """`batchnorm_backward`: dx of a part, dgamma and dbeta of all; ``arguments()`` gives dout, cache, need and out."""
 
     def find():
         nonlocal dout, cache, need, out
