@@ -28,32 +28,33 @@ def mpiexec(ranks, *options):
     return [MPIEXEC, *options, "-n", str(ranks), sys.executable]
 
 
-def launch(ranks, *arguments, options=(), timeout=60):
-    """Run Python in that many ranks: `-c` and code, or a script, and its arguments. Returns what it printed.
-
-    A launch that does not end in time is stopped, by the number of its process group, and its status is None.
-    """
+def start(ranks, *arguments, options=()):
+    """Start Python in that many ranks: `-c` and code, or a script, and its arguments."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CBNORM_", "OMP_"))}
-    environment = {**inherited, "PYTHONPATH": str(TESTS), "CBNORM_NUM_THREADS": "2"}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [*mpiexec(ranks, *options), *map(str, arguments)],
-        env=environment,
+        env={**inherited, "PYTHONPATH": str(TESTS), "CBNORM_NUM_THREADS": "2"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a process group of its own
     )
-    try:
-        output, errors = process.communicate(timeout=timeout)
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        stop(process)
-        output, errors = process.communicate()
-        status = None
-    except BaseException:
-        stop(process)
-        raise
+
+
+def launch(ranks, *arguments, options=(), timeout=60):
+    """Run it to its end, and return what it printed; stopped where that takes too long, and its status is then None."""
+    with start(ranks, *arguments, options=options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+            status = process.returncode
+        except subprocess.TimeoutExpired:
+            stop(process)
+            output, errors = process.communicate()
+            status = None
+        except BaseException:
+            stop(process)
+            raise
     return subprocess.CompletedProcess(process.args, status, output, errors)
 
 

