@@ -33,7 +33,7 @@ def start(ranks, *arguments, options=()):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CBNORM_", "OMP_"))}
     return subprocess.Popen(
         [*mpiexec(ranks, *options), *map(str, arguments)],
-        env={**inherited, "PYTHONPATH": str(TESTS), "CBNORM_NUM_THREADS": "2"},
+        env={**inherited, "PYTHONPATH": str(TESTS), "CBNORM_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,8 +4,9 @@ import os
 import re
 import time
 
+import numpy as np
 import pytest
-from launches import TESTS, launch, needs_mpi
+from launches import TESTS, launch, needs_mpi, start, stop
 from processes import linux, run_python
 
 CHECKS = re.findall(r"^def check_(\w+)\(", TESTS.joinpath("mpi_checks.py").read_text(), re.MULTILINE)
@@ -136,3 +137,16 @@ except ImportError as error:
     print(error)
 """
     assert "pip install 'cbnorm[mpi]'" in run_python(code).stdout
+
+
+@needs_mpi
+def test_training_in_any_number_of_ranks_has_the_same_losses():
+    pytest.importorskip("sklearn")
+    curves = []
+    for ranks in (1, 2, 4):
+        run = launch(ranks, "-m", "mpi4py", EXAMPLES / "mpi_digits.py", 4, timeout=120)
+        assert run.returncode == 0, run.stderr
+        curves.append([float(number) for number in re.findall(r"(?:loss|step) (\d\S+)", run.stdout.replace(",", ""))])
+    assert len(curves[0]) == 8
+    np.testing.assert_allclose(curves[1:], [curves[0]] * 2, rtol=0, atol=1e-6)
+    assert curves[0][-2] < 0.2

@@ -147,7 +147,10 @@ class SyncCache:
         (channels,), of all ranks; None in test mode.
     """
 
-    kind = "batchnorm"
+    x: NDArray[Any]
+    axis: int
+    eps: float
+    moments: Moments | None
     __slots__ = ("_local", "_owner", "axis", "eps", "moments", "x")
 
     def __init__(self, x: NDArray[Any], axis: int, eps: float, moments: Moments | None, local: Cache) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -29,7 +29,7 @@ from cbnorm.moments import Moments
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
-__all__ = ["BatchNorm", "batchnorm_backward", "batchnorm_forward", "moments", "standardize"]
+__all__ = ["BatchNorm", "SyncCache", "batchnorm_backward", "batchnorm_forward", "moments", "standardize"]
 
 
 def moments(
@@ -193,6 +193,19 @@ def batchnorm_forward(
     return forward(ranks.gather, arguments)
 
 
+@overload
+def batchnorm_backward(
+    dout: ArrayLike, cache: SyncCache, *, out: NDArray[Any] | None = None, comm: Intracomm | None = None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
+@overload
+def batchnorm_backward(
+    dout: ArrayLike,
+    cache: SyncCache,
+    *,
+    need: tuple[bool, bool, bool],
+    out: NDArray[Any] | None = None,
+    comm: Intracomm | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 def batchnorm_backward(
     dout: ArrayLike,
     cache: SyncCache,
