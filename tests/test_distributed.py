@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cases import assert_same_bits, random_arrays
+from cases import assert_same_bits, random_arrays, sample
 
 import cbnorm
 from cbnorm import parts
@@ -55,8 +55,10 @@ class Together:
             return list(pool.map(attempt, range(len(self.messages))))
 
 
-def arguments_of(x, gamma=None, beta=None, eps=1e-5, momentum=0.9, mean=None, var=None, axis=1, ddof=0, out=None):
-    return x, gamma, beta, eps, momentum, mean, var, "train", axis, ddof, out
+def arguments_of(
+    x, gamma=None, beta=None, eps=1e-5, momentum=0.9, mean=None, var=None, axis=1, ddof=0, out=None, weights=None
+):
+    return x, gamma, beta, eps, momentum, mean, var, "train", axis, ddof, out, weights
 
 
 @every_split
@@ -223,3 +225,39 @@ def test_moving_averages_are_those_of_batch_normalization_to_the_bit():
                 got = moved(old, merged.mean, 1, momentum), moved(old, merged.m2, merged.count - ddof, momentum)
                 assert_same_bits(got, want)
     assert moved(None, merged.mean, 1, 0.5) is None
+
+
+@pytest.mark.parametrize("split", [(7, 3, 10), (0, 20), (20,)])
+def test_weighted_parts_are_the_whole(split):
+    x, dout = sample((20, 3, 4), offset=2), sample((20, 3, 4), seed=1)
+    weights = np.random.default_rng(0).random((20, 4)) * (np.arange(20) % 3 > 0)[:, np.newaxis]
+    cuts = np.cumsum(split)[:-1]
+    cut = [np.split(each, cuts) for each in (x, dout, weights)]
+    moving = {"mean": np.zeros(3), "var": np.ones(3)}
+
+    def rank_does(rank, gather):
+        given, gradient, counts = (each[rank] for each in cut)
+        y, cache, *averages = forward(gather, partial(arguments_of, given, **moving, ddof=1, weights=counts))
+        return [y, *averages, *backward(gather, lambda: (gradient, cache, (True,) * 3, None))]
+
+    results = Together(len(split)).run(rank_does)
+    options = {"moving_mean": np.zeros(3), "moving_var": np.ones(3), "ddof": 1, "weights": weights}
+    y, cache, *averages = cbnorm.batchnorm_forward(x, **options)
+    dx, *sums = cbnorm.batchnorm_backward(dout, cache)
+    for number, want in ((0, y), (3, dx)):
+        np.testing.assert_allclose(np.concatenate([each[number] for each in results]), want, rtol=0, atol=1e-12)
+    for each in results:
+        for got, want in zip((*each[1:3], *each[4:]), (*averages, *sums), strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-11)
+
+
+def test_where_nothing_counts_nothing_is_learned():
+    def rank_does(rank, gather):
+        call = partial(arguments_of, np.ones((3, 2)), None, [5.0, 6.0], mean=[1, 2], var=[3, 4], weights=np.zeros(3))
+        y, cache, *averages = forward(gather, call)
+        return [y, *averages, *backward(gather, lambda: (np.ones((3, 2)), cache, (True,) * 3, None))]
+
+    for y, mean, var, *gradients in Together(2).run(rank_does):
+        np.testing.assert_array_equal(y, [[5, 6]] * 3)
+        assert (mean.tolist(), var.tolist()) == ([1, 2], [3, 4])
+        assert not any(np.any(gradient) for gradient in gradients)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbnorm import parts
-from cbnorm._arrays import as_array, check_axis, check_need, check_out
+from cbnorm._arrays import as_array, check_axis, check_need, check_out, copy_numbers
 from cbnorm._calls import Cache
 from cbnorm._merge import QUIET
 from cbnorm._results import float_dtypes
@@ -113,7 +113,7 @@ def sum_in_order(rows: Sequence[Message], like: Part) -> Part:
     """The records that messages hold, merged in the order of ranks."""
     kind, names = type(like), ARRAYS[type(like)]
     table = np.stack(rows)
-    counts = [int(count) for count in table[:, 1]]
+    counts = [int(count) if count.is_integer() else count for count in table[:, 1].tolist()]
     arrays = table[:, 2:].reshape(len(rows), len(names), *getattr(like, names[0]).shape)
     # All pairs of neighbours at once, where counts are equal: 32 pairs of small messages take as long as two.
     while len(counts) % 2 == 0 and len(set(counts)) == 1:
@@ -125,7 +125,7 @@ def sum_in_order(rows: Sequence[Message], like: Part) -> Part:
     return sum(records[1:], records[0])
 
 
-def record(kind: type[Part], count: int, arrays: NDArray[np.float64]) -> Part:
+def record(kind: type[Part], count: float, arrays: NDArray[np.float64]) -> Part:
     """Moments or sums, whose arrays come in the order of `ARRAYS`."""
     return kind(count, **dict(zip(ARRAYS[kind], arrays, strict=True)))
 
@@ -145,16 +145,27 @@ class SyncCache:
         As given.
     moments : Moments or None
         (channels,), of all ranks; None in test mode.
+    weights : array_like or None
+        What each place of this part counts.
     """
 
     x: NDArray[Any]
     axis: int
     eps: float
     moments: Moments | None
-    __slots__ = ("_local", "_owner", "axis", "eps", "moments", "x")
+    weights: NDArray[np.float64] | None
+    __slots__ = ("_local", "_owner", "axis", "eps", "moments", "weights", "x")
 
-    def __init__(self, x: NDArray[Any], axis: int, eps: float, moments: Moments | None, local: Cache) -> None:
-        self.x, self.axis, self.eps, self.moments = x, axis, eps, moments
+    def __init__(
+        self,
+        x: NDArray[Any],
+        axis: int,
+        eps: float,
+        moments: Moments | None,
+        local: Cache,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.x, self.axis, self.eps, self.moments, self.weights = x, axis, eps, moments, weights
         self._local = local  # of the same call on this part, or in training on nothing of it
         self._owner: object = None
 
@@ -169,6 +180,11 @@ class SyncCache:
         return self._local.mode
 
     @property
+    def counts(self) -> bool:
+        """Whether the gradient depends on statistics of the batch: not in test mode, nor where nothing counts."""
+        return self.moments is not None and self.moments.count > 0
+
+    @property
     def channels(self) -> int:
         """How many there are."""
         return self.x.shape[self.axis]
@@ -181,12 +197,12 @@ class SyncCache:
 def forward(gather: Gather, arguments: Callable[[], tuple], length: int | None = None) -> tuple:
     """`batchnorm_forward` of a part, in training: y, the cache, and the new moving mean and variance.
 
-    ``arguments()`` returns those of `batchnorm_forward` up to `mode`, then axis, ddof and out; it may raise.
+    ``arguments()`` returns those of `batchnorm_forward` up to `mode`, then axis, ddof, out and weights; it may raise.
     """
 
     def find():
-        nonlocal x, gamma, beta, eps, momentum, axis, ddof, out, local, moving
-        x, gamma, beta, eps, momentum, mean, var, mode, axis, ddof, out = arguments()
+        nonlocal x, gamma, beta, eps, momentum, axis, ddof, out, weights, local, moving
+        x, gamma, beta, eps, momentum, mean, var, mode, axis, ddof, out, weights = arguments()
         x = as_array(x, 2)
         axis = check_axis(axis, x.ndim)
         if out is not None:
@@ -196,24 +212,28 @@ def forward(gather: Gather, arguments: Callable[[], tuple], length: int | None =
         options = (gamma, beta, eps, momentum, mean, var, mode)
         _, local, *moving = batchnorm_forward(nothing_of(x, axis), *options, axis=axis, ddof=ddof)
         numbers = f"eps={float(eps)!r}, momentum={float(momentum)!r}, ddof={ddof}"
-        return parts.moments(x, axis), f"batchnorm_forward of {x.shape[axis]} channels, {numbers}"
+        if weights is not None:
+            weights = copy_numbers("weights", weights)  # the gradient takes them again
+        return parts.moments(x, axis, weights=weights), f"batchnorm_forward of {x.shape[axis]} channels, {numbers}"
 
-    x = gamma = beta = eps = momentum = axis = ddof = out = local = moving = None
+    x = gamma = beta = eps = momentum = axis = ddof = out = weights = local = moving = None
     whole = merge_ranks(gather, find, length)
-    if ddof == 1 and whole.count == 1 and whole.mean.size:
+    if ddof == 1 and 0 < whole.count <= 1 and whole.mean.size:
         raise ValueError("ddof: expected 0 for one value a channel on all ranks together, got 1")
-    y = parts.normalize(x, whole, gamma, beta, eps, axis=axis, out=out)
     mean, var = moving
-    if whole.count:
-        mean, var = moved(mean, whole.mean, 1, momentum), moved(var, whole.m2, whole.count - ddof, momentum)
-    return y, SyncCache(x, axis, float(eps), whole, local), mean, var
+    if whole.count == 0:  # nothing, or nothing that counts
+        y, local, *_ = batchnorm_forward(x, gamma, beta, eps, axis=axis, weights=weights, out=out)
+        return y, SyncCache(x, axis, float(eps), whole, local), mean, var
+    y = parts.normalize(x, whole, gamma, beta, eps, axis=axis, out=out)
+    mean, var = moved(mean, whole.mean, 1, momentum), moved(var, whole.m2, whole.count - ddof, momentum)
+    return y, SyncCache(x, axis, float(eps), whole, local, weights), mean, var
 
 
 def forward_given(arguments: Callable[[], tuple]) -> tuple:
     """The same with the moving statistics, for which no message is sent."""
-    x, *options, axis, ddof, out = arguments()
+    x, *options, axis, ddof, out, weights = arguments()
     x = as_array(x, 2)
-    y, local, mean, var = batchnorm_forward(x, *options, axis=axis, ddof=ddof, out=out)
+    y, local, mean, var = batchnorm_forward(x, *options, axis=axis, ddof=ddof, weights=weights, out=out)
     return y, SyncCache(x, local.axis, float(options[2]), None, local), mean, var
 
 
@@ -232,8 +252,9 @@ def backward(gather: Gather, arguments: Callable[[], tuple], length: int | None 
             names = ("dout", "x", "cache")
             check_out(out, cache.x.shape, float_dtypes(cache.x)[1], "dout", names, (dout, cache.x, cache.gamma))
         call = f"batchnorm_backward of {cache.channels} channels in mode {cache.mode!r}, need={need}"
-        if cache.moments is not None:
-            sums = parts.gradient_sums(dout, cache.x, cache.moments, cache.eps, axis=cache.axis)
+        if cache.counts:
+            options = {"axis": cache.axis, "weights": cache.weights}
+            sums = parts.gradient_sums(dout, cache.x, cache.moments, cache.eps, **options)
             return sums, f"{call}, {cache.moments.count} values each"
         _, *sums = batchnorm_backward(dout, cache._local, need=(False, *need[1:]))
         arrays = (np.zeros(cache.channels) if each is None else each for each in reversed(sums))
@@ -242,8 +263,9 @@ def backward(gather: Gather, arguments: Callable[[], tuple], length: int | None 
     dout = cache = need = out = None
     sums = merge_ranks(gather, find, length)
     dx = None
-    if need[0] and cache.moments is not None:
-        dx = parts.input_gradient(dout, cache.x, cache.moments, sums, cache.gamma, cache.eps, axis=cache.axis, out=out)
+    if need[0] and cache.counts:
+        options = {"axis": cache.axis, "weights": cache.weights, "out": out}
+        dx = parts.input_gradient(dout, cache.x, cache.moments, sums, cache.gamma, cache.eps, **options)
     elif need[0]:
         dx, *_ = batchnorm_backward(dout, cache._local, need=(True, False, False), out=out)
     computed = float_dtypes(cache.x)[0]

@@ -177,13 +177,13 @@ class BatchNorm(Conventions, Layer):
             y, cache, mean, var = batchnorm_forward(*inputs, momentum, self.moving_mean, self.moving_var, **options)
             counts = x.size > 0 and (weights is None or np.any(weights))
             if self.nonfinite != "propagate":
-                counts = self._leave_out(mean, var, cache) and counts
+                counts = self._leave_out(mean, var, cache.mean + cache.inv_std) and counts
             self._replace(mean, var, seen + bool(counts))
         return self._remember(y, cache)
 
-    def _leave_out(self, mean: NDArray[np.float64], var: NDArray[np.float64], cache: Any) -> bool:
+    def _leave_out(self, mean: NDArray[np.float64], var: NDArray[np.float64], batch: NDArray[np.float64]) -> bool:
         """Channels whose statistics are not finite from new moving ones; whether any is left."""
-        spoilt = ~np.isfinite(cache.mean + cache.inv_std)
+        spoilt = ~np.isfinite(batch)
         if self.nonfinite == "raise" and spoilt.any():
             raise not_finite(int(spoilt.argmax()))
         mean[spoilt], var[spoilt] = self.moving_mean[spoilt], self.moving_var[spoilt]

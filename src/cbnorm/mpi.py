@@ -36,6 +36,7 @@ def moments(
     x: ArrayLike,
     axis: int | tuple[int, ...] | None = 0,
     *,
+    weights: ArrayLike | None = None,
     keepdims: bool = False,
     comm: Intracomm | None = None,
 ) -> Moments:
@@ -45,7 +46,7 @@ def moments(
     ----------
     x : array_like
         This rank's part, as `cbnorm.moments` takes it; the axes that are not reduced have the same lengths everywhere.
-    axis, keepdims
+    axis, weights, keepdims
         As in `cbnorm.moments`.
     comm : mpi4py.MPI.Intracomm, optional
         Whose ranks have the parts; ``MPI.COMM_WORLD`` by default.
@@ -70,7 +71,7 @@ def moments(
     """
 
     def find():
-        part = cbnorm.moments(x, axis, keepdims=keepdims)
+        part = cbnorm.moments(x, axis, weights=weights, keepdims=keepdims)
         axes = check_axes(axis, np.ndim(x))
         return part, f"moments of shape {part.mean.shape} over axis {axes}"
 
@@ -81,6 +82,7 @@ def standardize(
     x: ArrayLike,
     axis: int | tuple[int, ...] | None = 0,
     *,
+    weights: ArrayLike | None = None,
     ddof: float = 0,
     out: NDArray[Any] | None = None,
     comm: Intracomm | None = None,
@@ -92,7 +94,7 @@ def standardize(
     x : array_like
         This rank's part, as `cbnorm.standardize` takes it; the axes that are not reduced have the same lengths
         everywhere.
-    axis, ddof, out
+    axis, weights, ddof, out
         As in `cbnorm.standardize`.
     comm : mpi4py.MPI.Intracomm, optional
         Whose ranks have the parts; ``MPI.COMM_WORLD`` by default.
@@ -125,7 +127,7 @@ def standardize(
         degrees = check_number("ddof", ddof, -math.inf, math.inf)
         if out is not None:
             check_out(out, array.shape, float_dtypes(array)[1], "x", ("x",), (array,), True)
-        part = cbnorm.moments(array, axis)
+        part = cbnorm.moments(array, axis, weights=weights)
         return part, f"standardize by shape {part.mean.shape} over axis {axes}, ddof={degrees}"
 
     whole = merge_ranks(ranks_of(comm).gather, find)
@@ -144,6 +146,7 @@ def batchnorm_forward(
     *,
     axis: int = 1,
     ddof: int = 0,
+    weights: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
     comm: Intracomm | None = None,
 ) -> tuple[NDArray[Any], SyncCache, NDArray[np.float64] | None, NDArray[np.float64] | None]:
@@ -155,7 +158,7 @@ def batchnorm_forward(
         This rank's part, as `cbnorm.batchnorm_forward` takes it; the same number of channels everywhere.
     gamma, beta, moving_mean, moving_var : array_like, optional
         (channels,), the same on every rank: they are not sent, and not compared.
-    eps, momentum, mode, axis, ddof, out
+    eps, momentum, mode, axis, ddof, weights, out
         As in `cbnorm.batchnorm_forward`. Test mode sends nothing: ranks need not all call.
     comm : mpi4py.MPI.Intracomm, optional
         Whose ranks have the parts; ``MPI.COMM_WORLD`` by default.
@@ -186,7 +189,7 @@ def batchnorm_forward(
     ranks = ranks_of(comm)
 
     def arguments():
-        return x, gamma, beta, eps, momentum, moving_mean, moving_var, mode, axis, ddof, out
+        return x, gamma, beta, eps, momentum, moving_mean, moving_var, mode, axis, ddof, out, weights
 
     if isinstance(mode, str) and mode == "test":
         return forward_given(arguments)
@@ -296,6 +299,7 @@ class BatchNorm(cbnorm.BatchNorm):
         ddof: int = 0,
         affine: bool | str = True,
         frozen: bool = False,
+        nonfinite: str = "propagate",
         dtype: DTypeLike = np.float32,
         reuse_output: bool = False,
         comm: Intracomm | None = None,
@@ -308,6 +312,7 @@ class BatchNorm(cbnorm.BatchNorm):
             ddof=ddof,
             affine=affine,
             frozen=frozen,
+            nonfinite=nonfinite,
             dtype=dtype,
             reuse_output=reuse_output,
         )
@@ -320,13 +325,15 @@ class BatchNorm(cbnorm.BatchNorm):
         layer.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return layer
 
-    def forward(self, x: ArrayLike) -> NDArray[Any]:
+    def forward(self, x: ArrayLike, *, weights: ArrayLike | None = None) -> NDArray[Any]:
         """Normalize this rank's part of a batch and, in training, take the whole batch into the moving statistics.
 
         Parameters
         ----------
         x : array_like
             At least two axes, `num_channels` long on the channel axis; it may be empty. `backward` reads it again.
+        weights : array_like, optional
+            As in `cbnorm.BatchNorm`, of this part.
 
         Returns
         -------
@@ -343,7 +350,7 @@ class BatchNorm(cbnorm.BatchNorm):
             array = as_input(x, 2, self.axis, (self.num_channels,))
             averages = momentum, self.moving_mean, self.moving_var, mode
             inputs = (array, self.gamma, self.beta, self.eps, *averages, self.axis, self.ddof)
-            return *inputs, self._room_for_y(array)
+            return *inputs, self._room_for_y(array), weights
 
         ranks = ranks_of(self.comm)
         if self._frozen or not self._training:
@@ -353,7 +360,10 @@ class BatchNorm(cbnorm.BatchNorm):
             seen = self.num_batches
             momentum = seen / (seen + 1) if self.momentum is None else self.momentum
             y, cache, mean, var = forward(ranks.gather, lambda: arguments("train", momentum))
-            self._replace(mean, var, seen + (cache.moments.count > 0))
+            counts = cache.counts
+            if counts and self.nonfinite != "propagate":
+                counts = self._leave_out(mean, var, cache.moments.mean + cache.moments.m2)
+            self._replace(mean, var, seen + counts)
         return self._remember(y, cache)
 
     def backward(self, dout: ArrayLike, cache: SyncCache | None = None) -> NDArray[Any]:
