@@ -489,8 +489,8 @@ def test_the_other_layers_of_keras_and_onnx(layer, want):
     ("make", "words"),
     [
         (lambda: cbnorm.LayerNorm.from_keras([WEIGHT]), "weights: expected 2 arrays"),
-        (lambda: cbnorm.LayerNorm.from_keras([WEIGHT, BIAS], axis=1), "axis: expected -1, where LayerNorm normalizes"),
-        (lambda: cbnorm.GroupNorm.from_keras([WEIGHT, BIAS], groups=2), "axis: expected 1, where GroupNorm normalizes"),
+        (lambda: cbnorm.LayerNorm.from_keras([WEIGHT, BIAS], axis=1), "axis: expected -1 of LayerNorm, got 1"),
+        (lambda: cbnorm.GroupNorm.from_keras([WEIGHT, BIAS], groups=2, axis=2), "axis: expected 1 or -1 of GroupNorm"),
         (lambda: cbnorm.LayerNorm.from_keras([WEIGHT, BIAS[:3]]), r"weights \(beta\): expected shape \(4,\)"),
         (lambda: cbnorm.RMSNorm.from_onnx(WEIGHT, BIAS), "B: expected None, as RMSNorm has no beta"),
         (lambda: cbnorm.GroupNorm.from_onnx(WEIGHT, BIAS, num_groups=3), "num_groups: expected a divisor of 4"),

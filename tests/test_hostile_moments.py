@@ -260,7 +260,10 @@ def test_records_refuse_wrong_arguments_by_name(cls, data):
     array = wrong(WRONG_ARRAYS, np.ones(3)) | wrong(WRONG_SHAPES, np.ones(3))
     if name == names[0]:  # its shape is that of the others
         array = wrong(WRONG_ARRAYS, np.ones(3))
-    value = data.draw(wrong(WRONG_COUNTS, 1) if name == "count" else array, name).thing
+    counts = {
+        kind: make for kind, make in WRONG_COUNTS.items() if kind not in ("a float", "a NumPy float")
+    }  # a sum of weights
+    value = data.draw(wrong(counts, 1) if name == "count" else array, name).thing
     refuse(cls, (name,), **right | {name: value})
 
 

@@ -49,6 +49,8 @@ class Record:
 def check_count(count: Any, shape: tuple[int, ...]) -> Any:
     """An integer, a sum of weights, or an array of them, one for each mean."""
     if isinstance(count, list | tuple | np.ndarray) and (np.ndim(count) or isinstance(count, np.ndarray)):
+        if np.asarray(count).dtype.kind == "b":
+            raise TypeError(f"count: expected an integer or numbers, got {count}")
         counts = copy_numbers("count", count, shape, "mean")
         check_nonnegative("count", counts)
         if not np.isfinite(counts).all():
