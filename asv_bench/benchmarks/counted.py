@@ -10,8 +10,8 @@ from .common import THREADS
 class Counted:
     """(N, C) batches: plain, with a mask, and without what is missing."""
 
-    params = [["plain", "mask", "omit"], [(256, 1024), (65536, 64)]]
-    param_names = ["numbers", "shape"]
+    params = (("plain", "mask", "omit"), ((256, 1024), (65536, 64)))
+    param_names = ("numbers", "shape")
 
     def setup(self, numbers, shape):
         cbnorm.set_num_threads(THREADS[0])
@@ -31,8 +31,8 @@ class Counted:
 class Storage:
     """Layer and batch normalization of arrays in 4 and 2 bytes."""
 
-    params = [["float32", "float16"], [(64, 768), (4096, 768)]]
-    param_names = ["dtype", "shape"]
+    params = (("float32", "float16"), ((64, 768), (4096, 768)))
+    param_names = ("dtype", "shape")
 
     def setup(self, dtype, shape):
         cbnorm.set_num_threads(THREADS[0])
@@ -53,8 +53,8 @@ class Storage:
 class ChannelsLast:
     """Group normalization of the same images in both layouts."""
 
-    params = [[1, -1]]
-    param_names = ["axis"]
+    params = ((1, -1),)
+    param_names = ("axis",)
 
     def setup(self, axis):
         cbnorm.set_num_threads(THREADS[0])

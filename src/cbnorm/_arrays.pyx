@@ -467,5 +467,5 @@ def check_merged(name, value, kind, attribute, tuple shape not None, Py_ssize_t 
     if count is None:
         if value.count == 0 and 0 not in shape:
             raise ValueError(f"{name}: expected a count of at least 1 for x of shape {shape}, got 0")
-    elif not math.isclose(value.count, count, rel_tol=1e-9):  # sums of one part with moments of all: dx would be wrong in silence
+    elif not math.isclose(value.count, count, rel_tol=1e-9):  # of one part, moments of all: dx would be wrong
         raise ValueError(f"{name}: expected the count of moments, {count}, got {value.count}")

@@ -110,7 +110,7 @@ cdef struct Facts:
     Py_ssize_t step             # sets that a thread takes through all passes in its cache; 0: all pass together
     Py_ssize_t factor_stride    # numbers from one kind of factors to the next
     double *partial             # sums of the parts that the walk cuts its array into; NULL if not collecting
-    double *row_sums            # (2, MOST_STEP) of a thread: Σ dxhat, Σ dxhat·xhat of its rows; or a worker's sample room
+    double *row_sums            # (2, MOST_STEP) of a thread: Σ dxhat, Σ dxhat·xhat of its rows; or sample room
 
 
 cdef struct FloatCall:

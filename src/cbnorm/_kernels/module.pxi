@@ -30,6 +30,8 @@ include "extremes.pxi"
 include "columns.pxi"
 include "planes.pxi"
 include "counted.pxi"
+include "counted_runs.pxi"
+include "counted_gradient.pxi"
 include "rows.pxi"
 include "samples.pxi"
 include "passes.pxi"
@@ -135,7 +137,7 @@ cdef Storage take_out(floating **numbers, array, Py_ssize_t size) except *:
 
 
 cdef int take_plan(Facts *facts, Plan plan, statistics, bint backward) except -1:
-    """The facts that do not depend on the function. Statistics are (kinds, sets): mean, mean_lo, m2, inv_std, counts."""
+    """The facts that do not depend on the function. Statistics are (kinds, sets)."""
     if plan.size == 0:      # the kernels divide by these numbers
         raise ValueError("kernels: expected a plan of at least one number, got one of none")
     memset(facts, 0, sizeof(Facts))
@@ -192,9 +194,11 @@ cdef uint64_t kind_of_call(const Call *call, int threads) noexcept nogil:
     cdef const Facts *facts = &call.facts
     cdef int more = call.dgamma != NULL or call.dbeta != NULL or facts.moving.mean != NULL
     cdef int function = (facts.backward * 2 + facts.statistics_given) * 2 + facts.centred
+    cdef uint64_t kind = ((function * 2 + more) * 2 + (call.out != NULL)) * 2 + (call.x != NULL)
+    kind = kind * 16 + sizeof(call.x[0])
+    kind = (kind * 16 + facts.x_storage) * 4 + (facts.weights != NULL) * 2 + facts.omit
     return call_key(facts.outer, facts.channels, facts.inner,
-                    (((function * 2 + more) * 2 + (call.out != NULL)) * 2 + (call.x != NULL)) * 16 + sizeof(call.x[0])
-                    + 4096 * (facts.groups + 65536 * facts.samples.count) + 2048 * (facts.counts != NULL or facts.weights != NULL) + (facts.stored * 256 * (facts.x_storage + 1)), threads)
+                    (kind * 2 + (facts.samples.count > 0)) * 65536 + facts.groups, threads)
 
 
 cdef int run_call(Call *call, const Facts *facts, tuple arrays, int threads) except -1:

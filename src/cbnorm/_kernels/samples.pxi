@@ -4,7 +4,8 @@
 # Design
 # A. A sample is columns: its channels' moments and sums are found as those of a batch, with its geometry. They merge
 #    over the channels of a group, in order: the same bits for any number of threads.
-# B. A thread takes samples through all passes by itself; where there are fewer samples than threads, all take one together.
+# B. A thread takes samples through all passes by itself; where there are fewer samples than threads, all take one
+#    together.
 # C. dgamma and dbeta add up over chunks of samples, by shape alone, and merge in order.
 # D. With dxhat = dout·gamma and sums over the group's `size` numbers,
 #        dx = (inv_std / size) (size·dxhat - xhat·Σ(dxhat·xhat) - Σ dxhat).

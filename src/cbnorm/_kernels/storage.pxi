@@ -1,5 +1,5 @@
-# Arrays whose numbers are stored in 2 bytes, or as integers: they are widened where a pass reads them, a few thousand at
-# a time, into the first-level cache, and results are rounded once where they are written. All arithmetic is that of
+# Arrays whose numbers are stored in 2 bytes, or as integers: they are widened where a pass reads them, a few thousand
+# at a time, into the first-level cache, and results are rounded once where they are written. All arithmetic is that of
 # float32 (or of float64, for integers), with the same bits.
 
 cdef extern from "half.h" nogil:

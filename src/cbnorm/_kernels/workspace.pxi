@@ -94,7 +94,8 @@ cdef void *take_workspace(Call *call, int threads) noexcept nogil:
         sums = 2 * facts.channels
     partial = (partial + ALIGNED - 1) // ALIGNED * ALIGNED
     sums = (sums + ALIGNED - 1) // ALIGNED * ALIGNED
-    workspace = <double *>pool_take((partial + sums) * sizeof(double) + (factors + parameters + rooms) * sizeof(call.x[0]))
+    workspace = <double *>pool_take(
+        (partial + sums) * sizeof(double) + (factors + parameters + rooms) * sizeof(call.x[0]))
     if workspace == NULL:
         return NULL
     facts.partial = workspace if facts.collecting or facts.walk == SAMPLES else NULL
