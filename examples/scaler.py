@@ -1,4 +1,4 @@
-"""cbnorm.sklearn.StandardScaler beside scikit-learn's: time and memory of fit and transform, and what is left of the mean.
+"""cbnorm.sklearn.StandardScaler beside scikit-learn's: time and memory of fit and transform, what is left of a mean.
 
 Usage: python examples/scaler.py [rows columns dtype]...
 """
@@ -36,25 +36,27 @@ def peak(function):
     return most / 1e6
 
 
+def compare(X):
+    """Print a line for each method."""
+    ours, theirs, place = StandardScaler().fit(X), preprocessing.StandardScaler().fit(X), X.copy()
+    for name, mine, other in (
+        ("fit", lambda: ours.fit(X), lambda: theirs.fit(X)),
+        ("transform", lambda: ours.transform(X), lambda: theirs.transform(X)),
+        ("in place", lambda: ours.transform(place, copy=False), lambda: theirs.transform(place, copy=False)),
+    ):
+        a, b = best([mine, other])
+        print(f"  {name:10}{a * 1e3:9.2f}{peak(mine):8.1f}{b * 1e3:10.2f}{peak(other):8.1f}{b / a:8.1f}")
+    for scaler, name in ((ours, "cbnorm"), (theirs, "scikit-learn")):
+        left = np.abs(scaler.transform(X).mean(axis=0, dtype=np.float64)).max()
+        print(f"  largest mean that is left by {name}: {left:.1e}")
+
+
 def main(arguments):
-    """Print a table for each case."""
+    """Compare each case."""
     for rows, columns, dtype in zip(*[iter(arguments or CASES)] * 3, strict=True):
-        X = np.random.default_rng(0).standard_normal((int(rows), int(columns)), np.float32).astype(dtype) + 1000
-        ours, theirs = StandardScaler(), preprocessing.StandardScaler()
         print(f"{rows} x {columns} {dtype}: ms, MB of cbnorm; ms, MB of scikit-learn; ratio of the times")
-        ours.fit(X)
-        theirs.fit(X)
-        place = X.copy()
-        for name, mine, other in (
-            ("fit", lambda: ours.fit(X), lambda: theirs.fit(X)),
-            ("transform", lambda: ours.transform(X), lambda: theirs.transform(X)),
-            ("in place", lambda: ours.transform(place, copy=False), lambda: theirs.transform(place, copy=False)),
-        ):
-            a, b = best([mine, other])
-            print(f"  {name:10}{a * 1e3:9.2f}{peak(mine):8.1f}{b * 1e3:10.2f}{peak(other):8.1f}{b / a:8.1f}")
-        for scaler, name in ((ours, "cbnorm"), (theirs, "scikit-learn")):
-            left = np.abs(scaler.transform(X).mean(axis=0, dtype=np.float64)).max()
-            print(f"  largest mean that is left by {name}: {left:.1e}")
+        numbers = np.random.default_rng(0).standard_normal((int(rows), int(columns)), np.float32)
+        compare(numbers.astype(dtype) + np.dtype(dtype).type(1000))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ CALLS = [
 WRONG = {
     "one number more": lambda array: filled(array.size + 1, dtype=array.dtype),
     "no numbers": lambda array: filled(0, dtype=array.dtype),
-    "float16": lambda array: array.astype(np.float16),
+    "complex": lambda array: array.astype(np.complex64),
     "integers": lambda array: array.astype(f"i{array.itemsize}"),
     "the other precision": lambda array: array.astype(np.float64 if array.itemsize == 4 else np.float32),
     "long double": lambda array: array.astype(np.longdouble),

@@ -198,7 +198,7 @@ def normalize(plan, x, values, y, gamma, beta, statistics, moving) -> bool:
     beyond = _kernels.active.forward(plan, values, y, gamma, beta, statistics, moving, threads_for(values.size))
     if beyond:
         if same_memory(values, y):  # channels beyond kept their x, rows did not
-            values = x if plan.groups else y
+            values = np.ascontiguousarray(x) if plan.groups else y
         forward_beyond(plan, values, y, gamma, beta, statistics)
     return beyond
 
