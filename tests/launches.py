@@ -14,6 +14,14 @@ TESTS = Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
+SETTINGS = {
+    "PYTHONPATH": str(TESTS),
+    "CBNORM_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # more ranks than cores: those that wait leave them to the others
+}
+
+
 def needs_mpi(test):
     """Mark a test that launches ranks, and skip it where there is nothing to launch them with."""
     missing = MPIEXEC is None or importlib.util.find_spec("mpi4py") is None
@@ -33,7 +41,7 @@ def start(ranks, *arguments, options=()):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CBNORM_", "OMP_"))}
     return subprocess.Popen(
         [*mpiexec(ranks, *options), *map(str, arguments)],
-        env={**inherited, "PYTHONPATH": str(TESTS), "CBNORM_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"},
+        env={**inherited, **SETTINGS},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -144,9 +144,9 @@ def test_training_in_any_number_of_ranks_has_the_same_losses():
     pytest.importorskip("sklearn")
     curves = []
     for ranks in (1, 2, 4):
-        run = launch(ranks, "-m", "mpi4py", EXAMPLES / "mpi_digits.py", 4, timeout=120)
+        run = launch(ranks, "-m", "mpi4py", EXAMPLES / "mpi_digits.py", 2, timeout=120)
         assert run.returncode == 0, run.stderr
         curves.append([float(number) for number in re.findall(r"(?:loss|step) (\d\S+)", run.stdout.replace(",", ""))])
-    assert len(curves[0]) == 8
+    assert len(curves[0]) == 4
     np.testing.assert_allclose(curves[1:], [curves[0]] * 2, rtol=0, atol=1e-6)
-    assert curves[0][-2] < 0.2
+    assert curves[0][2] < curves[0][0] / 2  # the mean loss of the second epoch and of the first
