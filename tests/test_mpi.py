@@ -122,6 +122,15 @@ if MPI.COMM_WORLD.rank == 0:
         time.sleep(0.1)
 
 
+@needs_mpi
+def test_the_example_of_the_docs_runs():
+    page = TESTS.parent.joinpath("docs", "distributed.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "mpi4py" in block]
+    run = launch(2, "-m", "mpi4py", "-c", "\n".join(blocks))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["201", "201"]
+
+
 def test_mpi_is_not_started_before_it_is_used():
     run_python("import sys, cbnorm.mpi; cbnorm.mpi.BatchNorm(3); assert 'mpi4py' not in sys.modules")
 

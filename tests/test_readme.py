@@ -12,8 +12,12 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.joinpath("docs").glob("*.md"))]
 
 
 def blocks_of(page):
-    """The Python code of a page, in its order; that with prompts as (code, expected output) is left to doctest."""
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    """The Python code of a page, in its order; that with prompts as (code, expected output) is left to doctest.
+
+    What takes ranks is not among it: test_mpi.py launches them.
+    """
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [block for block in blocks if "mpi4py" not in block]
 
 
 def run(page):
