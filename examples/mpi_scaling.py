@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 import cbnorm
 import cbnorm.mpi
 
-CASES = ((8192, 64), (1024, 512), (256, 2048))  # rows of each rank, channels
+CASES = ((2048, 64), (256, 512), (64, 2048))  # rows of each rank, channels
 REPEATS = 200
-CHUNKS = 50
+CHUNKS = 4
 comm, alone = MPI.COMM_WORLD, MPI.COMM_SELF
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             f"| {together:.0f} | {together / model:.2f} |"
         )
 
-    chunk = rng.standard_normal((16384, 64), np.float32)
+    chunk = rng.standard_normal((4096, 64), np.float32)
     read = fastest(lambda: cbnorm.moments(chunk))
     part = cbnorm.moments(chunk)
     merge = fastest(lambda: part + part)
@@ -75,12 +75,12 @@ def main() -> None:
             total = total + cbnorm.moments(chunk)
         cbnorm.mpi.moments(total.mean[None], comm=comm)  # stands for the one message of the whole pass
 
-    streamed = fastest(pass_over_chunks, 10)
+    streamed = fastest(pass_over_chunks, 50)
     model = CHUNKS * (read + merge)
     if comm.rank == 0:
         print("\n".join(lines))
         print(
-            f"chunks of 4 MiB on {comm.size} ranks, each: read {read:.0f} µs ({chunk.nbytes / read / 1e3:.1f} GB/s), "
+            f"chunks of 1 MiB on {comm.size} ranks, each: read {read:.0f} µs ({chunk.nbytes / read / 1e3:.1f} GB/s), "
             f"merged {merge:.0f} µs; {CHUNKS} of them: model {model / 1e3:.1f} ms, measured {streamed / 1e3:.1f} ms"
         )
 

@@ -110,7 +110,9 @@ def check_ranks(rows: Sequence[Message], call: str) -> None:
 
 
 def sum_in_order(rows: Sequence[Message], like: Part) -> Part:
-    """The records that messages hold, merged in the order of ranks."""
+    """The records that messages hold, merged in the order of ranks; `like` is one of them."""
+    if len(rows) == 1:
+        return like
     kind, names = type(like), ARRAYS[type(like)]
     table = np.stack(rows)
     counts = [int(count) if count.is_integer() else count for count in table[:, 1].tolist()]
