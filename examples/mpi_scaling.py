@@ -4,7 +4,8 @@
 
 A step is a forward and a backward pass in training mode, float32, one thread a rank, and takes as long as its slowest
 rank; the fastest of many counts. "alone" is a step without the others, "messages" one of parts that have no rows, less
-the same alone: sending, waiting and merging. The model says that a step is the sum of both.
+the same alone: sending, waiting and merging. The model says that a step is the sum of both. One rank alone prints what
+it takes to merge the messages of 2, 4 and 64, too.
 """
 
 import time
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 import cbnorm
 import cbnorm.mpi
+from cbnorm._distributed import merge_ranks, message_of  # as cbnorm.mpi has them: there are not 64 ranks to ask here
 
 CASES = ((2048, 64), (256, 512), (64, 2048))  # rows of each rank, channels
 REPEATS = 200
@@ -45,6 +47,14 @@ def make_step(x: NDArray[np.float32], over: MPI.Intracomm) -> Callable[[], None]
         cbnorm.mpi.batchnorm_backward(x, cache, out=y, comm=over)
 
     return step
+
+
+def merging(ranks: int, channels: int, equal: bool) -> float:
+    """Microseconds that a rank takes to merge the messages of a forward pass, of equal counts or not."""
+    rng = np.random.default_rng(0)
+    found = [cbnorm.parts.moments(rng.standard_normal((8 if equal else 8 + rank, channels))) for rank in range(ranks)]
+    rows = [message_of(part, "") for part in found]
+    return fastest(lambda: merge_ranks(lambda message: rows, lambda: (found[0], "")), 50)
 
 
 def main() -> None:
@@ -79,6 +89,10 @@ def main() -> None:
     model = CHUNKS * (read + merge)
     if comm.rank == 0:
         print("\n".join(lines))
+        if comm.size == 1:
+            for channels in (64, 512, 2048):
+                times = [merging(ranks, channels, equal) for equal in (True, False) for ranks in (2, 4, 64)]
+                print(f"| {channels} |", " | ".join(f"{each:.0f}" for each in times), "|")
         print(
             f"chunks of 1 MiB on {comm.size} ranks, each: read {read:.0f} µs ({chunk.nbytes / read / 1e3:.1f} GB/s), "
             f"merged {merge:.0f} µs; {CHUNKS} of them: model {model / 1e3:.1f} ms, measured {streamed / 1e3:.1f} ms"

@@ -117,8 +117,8 @@ def sum_in_order(rows: Sequence[Message], like: Part) -> Part:
     table = np.stack(rows)
     counts = [int(count) if count.is_integer() else count for count in table[:, 1].tolist()]
     arrays = table[:, 2:].reshape(len(rows), len(names), *getattr(like, names[0]).shape)
-    # All pairs of neighbours at once, where counts are equal: 32 pairs of small messages take as long as two.
-    while len(counts) % 2 == 0 and len(set(counts)) == 1:
+    # Many ranks of equal counts: all pairs of neighbours at once, since 32 pairs of short messages take as long as two.
+    while len(counts) >= 8 and len(counts) % 2 == 0 and len(set(counts)) == 1:
         first, second = (record(kind, counts[0], arrays[start::2].swapaxes(0, 1)) for start in (0, 1))
         both = first + second
         counts = [both.count] * (len(counts) // 2)
