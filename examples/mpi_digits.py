@@ -75,8 +75,8 @@ class Network:
 
 def main(epochs: int) -> None:
     """Train; rank 0 prints."""
-    digits = load_digits()
-    images, labels = digits.data / 16, digits.target
+    images, labels = load_digits(return_X_y=True)
+    images = images / 16
     rng = np.random.default_rng(SEED)
     network = Network(rng)
     for epoch in range(1, epochs + 1):

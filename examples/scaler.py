@@ -6,8 +6,11 @@ Usage: python examples/scaler.py [rows columns dtype]...
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn import preprocessing
 
 from cbnorm.sklearn import StandardScaler
@@ -15,9 +18,9 @@ from cbnorm.sklearn import StandardScaler
 CASES = ["10000", "100", "float64", "1000000", "64", "float32", "200000", "256", "float32"]
 
 
-def best(functions, seconds=2.0):
+def best(functions: list[Callable[[], object]], seconds: float = 2.0) -> list[float]:
     """The shortest time of each, called in turn."""
-    times = [[] for _ in functions]
+    times: list[list[float]] = [[] for _ in functions]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 3:
         for function, found in zip(functions, times, strict=True):
@@ -27,7 +30,7 @@ def best(functions, seconds=2.0):
     return [min(found) for found in times]
 
 
-def peak(function):
+def peak(function: Callable[[], object]) -> float:
     """MB that a call takes at most."""
     tracemalloc.start()
     function()
@@ -36,7 +39,7 @@ def peak(function):
     return most / 1e6
 
 
-def compare(X):
+def compare(X: NDArray[Any]) -> None:
     """Print a line for each method."""
     ours, theirs, place = StandardScaler().fit(X), preprocessing.StandardScaler().fit(X), X.copy()
     for name, mine, other in (
@@ -47,11 +50,11 @@ def compare(X):
         a, b = best([mine, other])
         print(f"  {name:10}{a * 1e3:9.2f}{peak(mine):8.1f}{b * 1e3:10.2f}{peak(other):8.1f}{b / a:8.1f}")
     for scaler, name in ((ours, "cbnorm"), (theirs, "scikit-learn")):
-        left = np.abs(scaler.transform(X).mean(axis=0, dtype=np.float64)).max()
+        left = np.abs(np.asarray(scaler.transform(X)).mean(axis=0, dtype=np.float64)).max()
         print(f"  largest mean that is left by {name}: {left:.1e}")
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Compare each case."""
     for rows, columns, dtype in zip(*[iter(arguments or CASES)] * 3, strict=True):
         print(f"{rows} x {columns} {dtype}: ms, MB of cbnorm; ms, MB of scikit-learn; ratio of the times")
