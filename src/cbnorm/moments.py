@@ -63,7 +63,7 @@ class Moments(Record):
     5
     """
 
-    count: int | float | NDArray[Any]
+    count: Any  # int, float or ndarray: a union would make users ask which
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
     mean_lo: NDArray[np.float64] = None  # type: ignore[assignment]  # and never None once made
