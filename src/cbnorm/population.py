@@ -61,6 +61,7 @@ class PopulationStats:
     """
 
     axis: int
+    nonfinite: str
     batches: int
 
     def __init__(self, axis: int = 1, *, nonfinite: str = "propagate") -> None:

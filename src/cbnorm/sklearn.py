@@ -49,6 +49,11 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
     array([ 4., 20.])
     """
 
+    n_samples_seen_: Any
+    mean_: Any
+    var_: Any
+    scale_: Any
+
     def _reset(self) -> None:
         super()._reset()
         self.__dict__.pop("_moments", None)

@@ -155,8 +155,8 @@ class LazyMoments(DaskMethodsMixin):
 
     # What makes this one of Dask's collections: four arrays that are computed together.
 
-    __dask_scheduler__ = staticmethod(da.Array.__dask_scheduler__)
-    __dask_optimize__ = staticmethod(da.Array.__dask_optimize__)
+    __dask_scheduler__: Any = staticmethod(da.Array.__dask_scheduler__)
+    __dask_optimize__: Any = staticmethod(da.Array.__dask_optimize__)
 
     def __dask_graph__(self) -> HighLevelGraph:
         return HighLevelGraph.merge(*(array.dask for array in self._arrays()))
