@@ -5,7 +5,12 @@ import numpy as np
 
 def is_frame(X):
     """Whether this is a data frame of pandas or polars, neither of which is imported."""
-    return hasattr(X, "columns") and (hasattr(X, "iloc") or hasattr(X, "to_series"))
+    return (hasattr(X, "iloc") or is_polars(X)) and hasattr(X, "columns")
+
+
+def is_polars(X):
+    """Whether it is a data frame of polars, whose dtype scikit-learn does not see: it makes float64 of all."""
+    return hasattr(X, "to_series") and hasattr(X, "to_numpy") and hasattr(X, "schema")
 
 
 def column(X, number):

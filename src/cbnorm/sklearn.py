@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import cbnorm
-from cbnorm._frames import column, columns_apart, is_frame
+from cbnorm._frames import column, columns_apart, is_frame, is_polars
 
 try:
     import sklearn.preprocessing
@@ -100,7 +100,7 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
             validate_data(self, X, reset=first, skip_check_array=True)
             samples = columns[0]
         else:
-            X = samples = validate_data(self, X, dtype=FLOAT_DTYPES, ensure_all_finite=False, reset=first)
+            X = samples = self._checked(X, reset=first, ensure_all_finite=False)
         told = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         callbacks = self._init_callback_context() if getattr(self, "_skl_callbacks", None) else None  # from 1.9 on
         if callbacks:
@@ -138,8 +138,7 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
             return super().transform(X, copy)
         check_is_fitted(self)
         copy = self.copy if copy is None else copy
-        checks = {"dtype": FLOAT_DTYPES, "ensure_all_finite": "allow-nan", "force_writeable": not copy}
-        values = validate_data(self, X, reset=False, **checks)
+        values = self._checked(X, reset=False, ensure_all_finite="allow-nan", force_writeable=not copy)
         mean, mean_lo = np.zeros((2, self.n_features_in_))
         if self.with_mean:
             mean = self.mean_
@@ -178,7 +177,7 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
             return super().inverse_transform(X, copy)  # where float32 would not hold what comes in between
         copy = self.copy if copy is None else copy
         checks = {"dtype": FLOAT_DTYPES, "ensure_all_finite": "allow-nan", "force_writeable": not copy}
-        values = check_array(X, **checks)
+        values = check_array(X.to_numpy() if is_polars(X) else X, **checks)  # whatever its names
         if values.shape[1] != self.n_features_in_:
             raise ValueError(f"X: expected {self.n_features_in_} features, got {values.shape[1]}")
         units = cbnorm.Moments(1, origin, scale**-2)  # (X + mean/scale) / (1/scale)
@@ -244,6 +243,13 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
         scaler = _filled(sklearn.preprocessing.StandardScaler(**self.get_params()), self)
         scaler.__dict__.pop("_moments", None)
         return scaler
+
+    def _checked(self, X: Any, reset: bool, **checks: Any) -> NDArray[Any]:
+        """X as an array, if it passes scikit-learn's checks."""
+        if is_polars(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return check_array(X.to_numpy(), dtype=FLOAT_DTYPES, estimator=self, input_name="X", **checks)
+        return validate_data(self, X, dtype=FLOAT_DTYPES, reset=reset, **checks)
 
     def _gathered(self) -> cbnorm.Moments:
         """What was seen so far, also by scikit-learn's code; NaN for what that did not keep."""
