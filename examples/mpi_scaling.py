@@ -1,4 +1,4 @@
-"""What ranks cost, measured, beside a model of it.
+"""What ranks cost, measured: the tables of docs/scaling.md.
 
     for n in 1 2 4; do mpiexec -n $n python -m mpi4py examples/mpi_scaling.py; done
 

@@ -307,6 +307,30 @@ def check_communicators_are_apart():
         assert str(raised(cbnorm.mpi.moments, x, comm=wrong)).startswith("comm: expected")
 
 
+def check_weights_are_those_of_the_whole():
+    for split in (SPLITS["uneven"], SPLITS["an empty first rank"]):
+        x, dout = random_arrays((40, 5, 3), (40, 5, 3))
+        drawn = np.random.default_rng(0).uniform(0, 2, 40)
+        masked = np.repeat([True, False], [split[0] or 30, 40 - (split[0] or 30)])  # nothing counts on the last rank
+        x[~masked, 2] = 1e9
+        for weights in (drawn, masked, np.zeros(40), np.ones((40, 3))):
+            part, mine = part_of(x, split), part_of(weights, split)
+            averages = 0.9, np.zeros(5), np.ones(5)
+            y, cache, *moving = cbnorm.mpi.batchnorm_forward(part, None, None, 1e-5, *averages, weights=mine)
+            dx, *sums = cbnorm.mpi.batchnorm_backward(part_of(dout, split), cache)
+            want_y, want_cache, *want_moving = cbnorm.batchnorm_forward(x, None, None, 1e-5, *averages, weights=weights)
+            want_dx, *want_sums = cbnorm.batchnorm_backward(dout, want_cache)
+            for got, want in ((whole_of(y), want_y), (whole_of(dx), want_dx), *zip(sums, want_sums, strict=True)):
+                np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-11)
+            np.testing.assert_allclose(moving, want_moving, rtol=1e-12)
+            assert_same_on_all(*moving, *sums)
+            m, want = cbnorm.mpi.moments(part, (0, 2), weights=mine), cbnorm.moments(x, (0, 2), weights=weights)
+            np.testing.assert_allclose(m.count, want.count, rtol=1e-14)
+            np.testing.assert_allclose(m.m2, want.m2, rtol=1e-11)
+    error = raised(cbnorm.mpi.moments, np.ones((3, 2)), weights=[1, 2, -1 if rank == 1 else 3])
+    assert str(error).startswith("weights: ")
+
+
 def check_inputs_of_any_form():
     want = None
     x, dout = random_arrays((6, 4), (6, 4), seed=rank)
