@@ -1,6 +1,8 @@
 """cbnorm.sklearn.StandardScaler beside scikit-learn's."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -142,7 +144,7 @@ def test_attributes_are_as_scikit_learn_may_write_them(with_std):
     np.testing.assert_array_equal(got.n_samples_seen_, want.n_samples_seen_)
 
 
-@pytest.mark.parametrize("name", ["fit", "transform", "inverse_transform"])
+@pytest.mark.parametrize("name", ["fit", "transform", "fit_transform", "inverse_transform"])
 @pytest.mark.parametrize("copy", [True, False])
 def test_infinities_are_refused_as_by_scikit_learn(name, copy):
     scaler, X = StandardScaler(copy=copy).fit(table()), table()
@@ -159,6 +161,9 @@ def test_squares_beyond_float64_are_not_taken_for_infinities():
     scaler = StandardScaler().fit(X)
     assert np.isinf(scaler.var_[1])
     np.testing.assert_allclose(scaler.mean_, X.mean(axis=0))
+    with np.errstate(over="ignore"):
+        want = preprocessing.StandardScaler().fit(X).transform(X)
+    np.testing.assert_allclose(scaler.transform(X), want, rtol=1e-9, atol=1e-9)
 
 
 def test_a_feature_far_from_zero_is_constant_only_if_it_is():
@@ -171,7 +176,7 @@ def test_a_feature_far_from_zero_is_constant_only_if_it_is():
     assert scaler.fit([[0.1 + 0.2], [0.3]] * 100).scale_.item() == 1  # apart by rounding
 
 
-def test_a_million_rows_one_by_one_lose_nothing():
+def test_rows_that_come_one_by_one_lose_nothing():
     X = np.random.default_rng(0).normal(1e6, 1, (3000, 2))
     got = StandardScaler()
     for row in X:
@@ -280,3 +285,29 @@ def test_parameters_are_checked_and_callbacks_told():
     assert isinstance(callback, base.FitCallback)
     StandardScaler().set_callbacks(callback).fit(table())
     assert callback.heard == ("begin", "end")
+
+
+def test_infinities_in_samples_that_do_not_count_are_refused_by_transform():
+    X = table()
+    X[5, 1] = np.inf
+    weights = np.arange(300) != 5
+    assert np.isfinite(StandardScaler().fit(X, sample_weight=weights).mean_).all()
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        StandardScaler().fit_transform(X, sample_weight=weights)
+
+
+@pytest.mark.slow
+def test_scikit_learns_tests_of_its_scaler():
+    code = """
+import sys
+import pytest
+import sklearn.preprocessing._data
+from sklearn.preprocessing.tests import test_data
+from cbnorm.sklearn import StandardScaler
+for module in (sklearn.preprocessing, sklearn.preprocessing._data, test_data):
+    module.StandardScaler = StandardScaler
+chosen = "scaler or scale or partial or identity or center or copy or one_to_one or feature"
+sys.exit(pytest.main(["-q", "-c", "/dev/null", "-p", "no:cacheprovider", "-k", chosen, test_data.__file__]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]

@@ -31,6 +31,15 @@ def columns_apart(X):
     return columns
 
 
+def is_copy(values, X):
+    """Whether these numbers, made of X, lie in memory of their own, so that results may take their place."""
+    if isinstance(X, np.ndarray):
+        return not np.may_share_memory(values, X)
+    if is_frame(X):  # of which one column tells: all are copied or none
+        return not np.may_share_memory(values, column(X, 0))
+    return isinstance(X, list | tuple)
+
+
 def _is_table(X):
     if hasattr(X, "iloc"):  # of one block, which all its columns are views of
         base = column(X, 0).base

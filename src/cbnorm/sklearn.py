@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import cbnorm
-from cbnorm._frames import column, columns_apart, is_frame, is_polars
+from cbnorm._frames import columns_apart, is_copy, is_frame, is_polars
 
 try:
+    import sklearn
     import sklearn.preprocessing
     from scipy.sparse import issparse
     from sklearn.base import _fit_context
@@ -114,6 +115,34 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
             callbacks.call_on_fit_task_end(**told, reconstruction_attributes={})
         return self
 
+    def fit_transform(self, X: ArrayLike, y: Any = None, **fit_params: Any) -> NDArray[Any]:
+        """Fit, then transform the same samples, without looking twice for infinities.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+            The samples.
+        y : None
+            Ignored.
+        **fit_params : dict
+            `sample_weight`.
+
+        Returns
+        -------
+        {ndarray, sparse matrix} of shape (n_samples, n_features)
+            As from `transform`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As from `partial_fit`.
+        """
+        if fit_params:  # samples of weight 0 were not read
+            return super().fit_transform(X, y, **fit_params)
+        self.fit(X, y)
+        with sklearn.config_context(assume_finite=True):
+            return self.transform(X)
+
     def transform(self, X: ArrayLike, copy: bool | None = None) -> NDArray[Any]:
         """Centre and scale.
 
@@ -146,7 +175,7 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
                 mean_lo = self._moments.mean_lo
         variance = self.scale_**2 if self.with_std else np.ones(self.n_features_in_)
         units = cbnorm.Moments(1, mean, variance, mean_lo)
-        return _written(units, values, not copy or _is_fresh(values, X))
+        return _written(units, values, not copy or is_copy(values, X))
 
     def inverse_transform(self, X: ArrayLike, copy: bool | None = None) -> NDArray[Any]:
         """Lead back: X·scale_ + mean_.
@@ -181,7 +210,7 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
         if values.shape[1] != self.n_features_in_:
             raise ValueError(f"X: expected {self.n_features_in_} features, got {values.shape[1]}")
         units = cbnorm.Moments(1, origin, scale**-2)  # (X + mean/scale) / (1/scale)
-        return _written(units, values, not copy or _is_fresh(values, X))
+        return _written(units, values, not copy or is_copy(values, X))
 
     def merge(self, other: sklearn.preprocessing.StandardScaler) -> Self:
         """Take in what another fitted scaler has seen, as if its samples had come to `partial_fit` here.
@@ -307,15 +336,6 @@ def _joined(columns: list[cbnorm.Moments]) -> cbnorm.Moments:
     count = np.array([each.count for each in columns])
     mean, m2, mean_lo = (np.array([getattr(each, name) for each in columns]) for name in ("mean", "m2", "mean_lo"))
     return cbnorm.Moments(count, mean, m2, mean_lo)
-
-
-def _is_fresh(values: NDArray[Any], X: Any) -> bool:
-    """Whether these are a copy of X that nobody else has, so that results may take their place."""
-    if isinstance(X, np.ndarray):
-        return not np.may_share_memory(values, X)
-    if is_frame(X):  # of which one column tells: a copy is made of all or none
-        return not np.may_share_memory(values, column(X, 0))
-    return isinstance(X, list | tuple)
 
 
 def _written(units: cbnorm.Moments, values: NDArray[Any], in_place: bool) -> NDArray[Any]:
