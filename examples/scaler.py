@@ -15,7 +15,7 @@ from sklearn import preprocessing
 
 from cbnorm.sklearn import StandardScaler
 
-CASES = ["10000", "100", "float64", "1000000", "64", "float32", "200000", "256", "float32"]
+CASES = ["10000", "100", "float64", "1000000", "64", "float32", "200000", "256", "float32", "1000000", "256", "float32"]
 
 
 def best(functions: list[Callable[[], object]], seconds: float = 2.0) -> list[float]:
@@ -45,10 +45,11 @@ def compare(X: NDArray[Any]) -> None:
     for name, mine, other in (
         ("fit", lambda: ours.fit(X), lambda: theirs.fit(X)),
         ("transform", lambda: ours.transform(X), lambda: theirs.transform(X)),
+        ("fit_transform", lambda: ours.fit_transform(X), lambda: theirs.fit_transform(X)),
         ("in place", lambda: ours.transform(place, copy=False), lambda: theirs.transform(place, copy=False)),
     ):
         a, b = best([mine, other])
-        print(f"  {name:10}{a * 1e3:9.2f}{peak(mine):8.1f}{b * 1e3:10.2f}{peak(other):8.1f}{b / a:8.1f}")
+        print(f"  {name:14}{a * 1e3:9.2f}{peak(mine):8.1f}{b * 1e3:10.2f}{peak(other):8.1f}{b / a:8.1f}")
     for scaler, name in ((ours, "cbnorm"), (theirs, "scikit-learn")):
         left = np.abs(np.asarray(scaler.transform(X)).mean(axis=0, dtype=np.float64)).max()
         print(f"  largest mean that is left by {name}: {left:.1e}")

@@ -303,7 +303,8 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
             eps = np.finfo(np.float64).eps
             with np.errstate(all="ignore"):
                 bound = count * eps * self.var_ + (np.minimum(count, MOST_ROUNDED) * self.mean_ * eps) ** 2
-                self.scale_ = np.where(self.var_ <= bound, 1.0, np.sqrt(self.var_))
+                constant = (self.var_ <= bound) & np.isfinite(self.var_)  # infinite: beyond float64, and NaN in transform
+                self.scale_ = np.where(constant, 1.0, np.sqrt(self.var_))
 
 
 def _is_foreign(X: Any) -> bool:
