@@ -303,7 +303,7 @@ class StandardScaler(sklearn.preprocessing.StandardScaler):
             eps = np.finfo(np.float64).eps
             with np.errstate(all="ignore"):
                 bound = count * eps * self.var_ + (np.minimum(count, MOST_ROUNDED) * self.mean_ * eps) ** 2
-                constant = (self.var_ <= bound) & np.isfinite(self.var_)  # infinite: beyond float64, and NaN in transform
+                constant = (self.var_ <= bound) & np.isfinite(self.var_)  # else NaN in transform
                 self.scale_ = np.where(constant, 1.0, np.sqrt(self.var_))
 
 
