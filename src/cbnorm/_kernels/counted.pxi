@@ -315,7 +315,7 @@ cdef loop collect_counted_columns(const Call *call, int thread, int threads) noe
     cdef double[1024] block             # (4, TILE)
     cdef double *sums
     cdef double *into
-    cdef Py_ssize_t number, done, height, stride, j, kind, width = columns.width
+    cdef Py_ssize_t number, done, height, stride, j, width = columns.width
     cdef Weights weights
     cdef Task task
     weights.heaviest = facts.heaviest
