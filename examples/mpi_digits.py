@@ -75,7 +75,7 @@ class Network:
 
 def main(epochs: int) -> None:
     """Train; rank 0 prints."""
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (np.asarray(each) for each in load_digits(return_X_y=True))
     images = images / 16
     rng = np.random.default_rng(SEED)
     network = Network(rng)
