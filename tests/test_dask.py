@@ -20,7 +20,7 @@ CHUNKS = {
 }
 
 
-def assert_same_moments(got, want, offset=0.0):
+def assert_same_moments(got, want):
     assert got.count == want.count
     std = np.sqrt(want.var())
     assert np.all(np.abs((got.mean - want.mean) + (got.mean_lo - want.mean_lo)) <= 1e-12 * std)

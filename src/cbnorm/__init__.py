@@ -33,9 +33,10 @@ from cbnorm.groupnorm import (
     instancenorm_forward,
 )
 from cbnorm.layernorm import layernorm_backward, layernorm_forward
-from cbnorm.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, recompute_stats
+from cbnorm.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from cbnorm.moments import Moments, moments, standardize
 from cbnorm.population import PopulationStats
+from cbnorm.recompute import recompute_stats
 from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import math
 
-from cbnorm._arrays import check_axis
+from cbnorm._arrays import as_array, as_input, check_axis, check_integer, shown
 from cbnorm._plan import plan_channels
 
 
@@ -29,6 +29,26 @@ def rows_last(axis, ndim):
     if rows == list(range(begin, ndim)):
         return begin, None
     return begin, (*(number for number in range(ndim) if number not in rows), *rows)
+
+
+def check_row_axes(axis, shape):
+    """The axes of these lengths, or None for the last ones."""
+    if axis is None:
+        return None
+    if not isinstance(axis, tuple) or len(axis) != len(shape):
+        raise ValueError(f"axis: expected None or a tuple of {len(shape)} axes, one for each length, got {shown(axis)}")
+    return tuple(check_integer("axis", number) for number in axis)
+
+
+def along_row(axis, shape, x):
+    """What a forward function takes as its axis, and x, which must have the lengths there."""
+    if axis is None:
+        return -len(shape), as_input(x, 1, -len(shape), shape)
+    array = as_array(x, len(shape))
+    lengths = tuple(array.shape[number] for number in check_axes(axis, array.ndim))
+    if lengths != shape:
+        raise ValueError(f"x: expected lengths {shape} on axes {axis}, got shape {array.shape}")
+    return axis, array
 
 
 class Channels:

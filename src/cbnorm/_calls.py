@@ -141,7 +141,7 @@ class Cache:
 
     def __repr__(self) -> str:
         """What it is of, and how large."""
-        kept = "x overwritten" if self._x is None else f"{self._seen} x of shape {self._plan.shape}"
+        kept = "x overwritten" if self._x is None else f"{self._seen} x of shape {self.x.shape}"
         return f"<cbnorm.Cache of {self._kind}_forward: {kept}, mode {self.mode!r}>"
 
     def _inverse(self):
@@ -285,11 +285,7 @@ def backward(
         return backward_in_order(kind, dout, cache, need, out, names)
     dout = check_shape("dout", dout, plan.shape)
     want_dx, want_dgamma, want_dbeta = check_need(need, names)
-    if out is not None:
-        if not want_dx:
-            raise ValueError("out: expected None where need says that dx is not wanted, got an array")
-        inputs = (dout, cache._x, cache._gamma, cache._statistics)
-        check_out(out, plan.shape, result_dtype, "dout", ("dout", "x", "cache", "cache"), inputs)
+    check_room_for_dx(out, want_dx, plan.shape, dout, cache)
     x = cache._input() if plan.groups or want_dgamma or (want_dx and not plan.statistics_given) else None
 
     values = stored(dout, compute_dtype, plan)
@@ -313,16 +309,22 @@ def backward(
     return as_result(dx, result_dtype, out) if want_dx else None, dgamma, dbeta
 
 
+def check_room_for_dx(out, want_dx, shape, dout, cache):
+    """Where a gradient may be written: over dout, and nothing that it is computed from."""
+    if out is None:
+        return
+    if not want_dx:
+        raise ValueError("out: expected None where need says that dx is not wanted, got an array")
+    inputs = (dout, cache._x, cache._gamma, cache._statistics)
+    check_out(out, shape, cache._dtypes[1], "dout", ("dout", "x", "cache", "cache"), inputs)
+
+
 def backward_in_order(kind, dout, cache, need, out, names):
     """The same of rows over other axes than the last."""
     shape = tuple(cache._plan.shape[place] for place in cache._inverse())
     dout = check_shape("dout", dout, shape)
     want_dx = check_need(need, names)[0]
-    if out is not None:
-        if not want_dx:
-            raise ValueError("out: expected None where need says that dx is not wanted, got an array")
-        inputs = (dout, cache._x, cache._gamma, cache._statistics)
-        check_out(out, shape, cache._dtypes[1], "dout", ("dout", "x", "cache", "cache"), inputs)
+    check_room_for_dx(out, want_dx, shape, dout, cache)
     inner = Cache(*cache.__reduce__()[1][:-1])
     dx, *gradients = backward(kind, dout.transpose(cache._order), inner, need, None, names)
     return cache._restored(dx, out) if want_dx else None, *gradients

@@ -30,17 +30,17 @@ class Part(NamedTuple):
 def merge_each(a, b):
     """Mean, mean_lo and m2 of both sets, whose counts differ from place to place, and may be 0."""
     mean, mean_lo, m2 = (np.array(each) for each in (a.mean, a.mean_lo, a.m2))
-    more = np.broadcast_to(a.count, mean.shape) - np.broadcast_to(b.count, mean.shape)
-    both = (np.broadcast_to(a.count, mean.shape) > 0) & (np.broadcast_to(b.count, mean.shape) > 0)
+    here, there = (np.broadcast_to(each.count, mean.shape) for each in (a, b))
+    both = (here > 0) & (there > 0)
     for where, first, second, equal in (
-        (both & (more == 0), a, b, True),
-        (both & (more > 0), a, b, False),
-        (both & (more < 0), b, a, False),
+        (both & (here == there), a, b, True),
+        (both & (here > there), a, b, False),
+        (both & (here < there), b, a, False),
     ):
         if where.any():
             merged = merge(Part.of(first, where), Part.of(second, where), equal)
             mean[where], mean_lo[where], m2[where] = merged
-    alone = np.broadcast_to(a.count, mean.shape) == 0
+    alone = here == 0
     mean[alone], mean_lo[alone], m2[alone] = b.mean[alone], b.mean_lo[alone], b.m2[alone]
     return mean, mean_lo, m2
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cbnorm._arrays import check_integer, check_nonnegative, check_number, copy_numbers
+from cbnorm._arrays import as_numbers, check_integer, check_nonnegative, check_number, copy_numbers, shown
 
 MOST_VALUES = 2**63 - 1  # of a set: more than any stream holds, and few enough to compute with in floats
 
@@ -46,16 +46,22 @@ class Record:
         return self if is_start_of_sum(other) else NotImplemented
 
 
-def check_count(count: Any, shape: tuple[int, ...]) -> Any:
-    """An integer, a sum of weights, or an array of them, one for each mean."""
-    if isinstance(count, list | tuple | np.ndarray) and (np.ndim(count) or isinstance(count, np.ndarray)):
-        if np.asarray(count).dtype.kind == "b":
-            raise TypeError(f"count: expected an integer or numbers, got {count}")
-        counts = copy_numbers("count", count, shape, "mean")
-        check_nonnegative("count", counts)
-        if not np.isfinite(counts).all():
-            raise ValueError("count: expected finite numbers, got NaN or infinity")
-        return counts if np.asarray(count).dtype.kind == "f" else counts.astype(np.int64)
+def check_counts(count: Any, shape: tuple[int, ...]) -> Any:
+    """A count, or an array of them, one for each mean."""
+    if not isinstance(count, list | tuple | np.ndarray):
+        return check_count(count)
+    given = as_numbers("count", count)
+    if given.dtype.kind == "b":
+        raise TypeError(f"count: expected an integer or numbers, got {shown(count)}")
+    counts = copy_numbers("count", given, shape, "mean")
+    check_nonnegative("count", counts)
+    if not np.isfinite(counts).all():
+        raise ValueError("count: expected finite numbers, got NaN or infinity")
+    return counts if given.dtype.kind == "f" else counts.astype(np.int64)
+
+
+def check_count(count: Any) -> int | float:
+    """An integer, or a sum of weights."""
     if isinstance(count, float | np.floating):
         return check_number("count", count, 0.0, float(MOST_VALUES))
     return check_integer("count", count, 0, MOST_VALUES)

@@ -6,9 +6,7 @@ cdef inline bint has_dtype(object array, object dtype):
     """Whether an ndarray has this very dtype object, as all arrays of NumPy's own types do."""
     return <void *>cnp.PyArray_DESCR(<cnp.ndarray>array) == <void *>dtype
 
-cdef inline bint is_bfloat16(object dtype):
-    """Whether it is the dtype of ml_dtypes, which is known by its name."""
-    return dtype.kind == "V" and dtype.name == "bfloat16"
+cdef bint is_bfloat16(cnp.dtype dtype) except *
 
 cpdef bint is_readable(cnp.ndarray array, cnp.dtype dtype)
 cpdef stored(cnp.ndarray array, cnp.dtype computed, Plan plan)

@@ -31,7 +31,23 @@ def room_for(out, values, given, cnp.dtype computed, cnp.dtype result_dtype, Pla
     return np.empty((<object>array).shape, dtype)
 
 
-cdef bint is_half(cnp.dtype dtype):
+cdef enum:
+    OTHERS_TYPES = 256      # NPY_USERDEF: from here on they are not NumPy's own
+
+cdef int bfloat16_number = -1   # of its type, once one has come
+
+
+cdef bint is_bfloat16(cnp.dtype dtype) except *:
+    """Whether it is the dtype of ml_dtypes, which is known by its name: NumPy takes 2 us to say that."""
+    global bfloat16_number
+    if dtype.num < OTHERS_TYPES:
+        return False
+    if dtype.num != bfloat16_number and (<object>dtype).name == "bfloat16":
+        bfloat16_number = dtype.num
+    return dtype.num == bfloat16_number
+
+
+cdef bint is_half(cnp.dtype dtype) except *:
     return dtype is FLOAT16 or is_bfloat16(dtype)
 
 

@@ -44,7 +44,7 @@ def check_policy(policy):
 
 def refuse_nan(x, name="x"):
     """An error that names the first place of a NaN; infinities are values."""
-    if x.dtype.kind != "f" or not x.size:
+    if x.dtype.kind in "biu" or not x.size:
         return
     with np.errstate(all="ignore"):
         if not np.isnan(np.min(x)):  # takes no memory, and NaN goes through

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cbnorm._arrays import (
-    as_array,
     as_input,
     check_choice,
-    check_flag,
     check_integer,
     check_length,
     check_lengths,
     check_number,
-    shown,
 )
-from cbnorm._axes import check_axes
+from cbnorm._axes import along_row, check_row_axes
 from cbnorm._conversions import FromKeras, ParameterConversions
 from cbnorm._state import Flag, Layer, flag
 from cbnorm._weights import check_nonfinite, not_finite
@@ -32,10 +28,9 @@ from cbnorm.groupnorm import (
     instancenorm_forward,
 )
 from cbnorm.layernorm import layernorm_backward, layernorm_forward
-from cbnorm.population import PopulationStats
 from cbnorm.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
-__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "Layer", "LayerNorm", "RMSNorm", "recompute_stats"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "Layer", "LayerNorm", "RMSNorm"]
 
 
 class BatchNorm(Conventions, Layer):
@@ -183,7 +178,8 @@ class BatchNorm(Conventions, Layer):
 
     def _leave_out(self, mean: NDArray[np.float64], var: NDArray[np.float64], batch: NDArray[np.float64]) -> bool:
         """Channels whose statistics are not finite from new moving ones; whether any is left."""
-        spoilt = ~np.isfinite(batch)
+        old = self.moving_mean + self.moving_var
+        spoilt = ~np.isfinite(batch) | (~np.isfinite(mean + var) & np.isfinite(old))  # a variance may be too large
         if self.nonfinite == "raise" and spoilt.any():
             raise not_finite(int(spoilt.argmax()))
         mean[spoilt], var[spoilt] = self.moving_mean[spoilt], self.moving_var[spoilt]
@@ -235,81 +231,6 @@ class BatchNorm(Conventions, Layer):
     def _state(self) -> dict[str, Any]:
         moving = {name: getattr(self, name) for name in ("moving_mean", "moving_var")}
         return self.parameters() | moving | {"num_batches": np.int64(self.num_batches)}
-
-
-def recompute_stats(layer: BatchNorm, batches: Iterable[Any], *, weighted: bool = False) -> None:
-    """Replace the moving statistics of a layer by those of a whole data set (precise batch normalization).
-
-    Parameters
-    ----------
-    layer : BatchNorm
-        Its `axis` and `ddof` hold; its mode does not matter, and a `frozen` one changes too.
-    batches : iterable of array_like
-        What the layer is given, batch by batch. Each value counts once, whatever the sizes; batches may be empty.
-    weighted : bool
-        Whether each batch is a pair (x, weights), as `BatchNorm.forward` takes them.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a batch does not fit the layer, or there are no values (for ``ddof=1``, fewer than two a channel).
-        The layer has not changed then, nor where the iterable itself raises.
-
-    References
-    ----------
-    Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, https://arxiv.org/abs/2105.07576.
-
-    Examples
-    --------
-    >>> import numpy as np, cbnorm
-    >>> layer = cbnorm.BatchNorm(1)
-    >>> cbnorm.recompute_stats(layer, [np.array([[1.0], [2.0]]), np.array([[6.0]])])
-    >>> layer.moving_mean, layer.moving_var
-    (array([3.]), array([4.66666667]))
-    """
-    if not isinstance(layer, BatchNorm):
-        raise TypeError(f"layer: expected a BatchNorm, got {type(layer).__name__}")
-    if not isinstance(batches, Iterable):
-        raise TypeError(f"batches: expected an iterable of arrays, got {type(batches).__name__}")
-    population = PopulationStats(layer.axis, nonfinite=layer.nonfinite)
-    paired = check_flag("weighted", weighted)
-    for number, batch in enumerate(batches):
-        try:
-            weights = None
-            if paired:
-                if not isinstance(batch, tuple | list) or len(batch) != 2:
-                    raise TypeError(f"batches: expected pairs (x, weights), got {shown(batch)}")
-                batch, weights = batch
-            x = as_input(batch, 2, layer.axis, (layer.num_channels,), "batches")
-            population.update(x, weights=weights)
-        except (ValueError, TypeError) as error:
-            error.add_note(f"In batch {number}, counted from 0.")
-            raise
-    if np.any(population.count <= layer.ddof):
-        raise ValueError(f"batches: expected at least {layer.ddof + 1} values a channel, got {population.count}")
-    with layer._lock:
-        mean, var = population.mean.copy(), population.var(layer.ddof)
-        layer._replace(mean, var, population.batches)
-
-
-def check_row_axes(axis: tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The axes of these lengths, or None for the last ones."""
-    if axis is None:
-        return None
-    if not isinstance(axis, tuple) or len(axis) != len(shape):
-        raise ValueError(f"axis: expected None or a tuple of {len(shape)} axes, one for each length, got {shown(axis)}")
-    return tuple(check_integer("axis", number) for number in axis)
-
-
-def along_row(axis: tuple[int, ...] | None, shape: tuple[int, ...], x: ArrayLike) -> tuple[Any, NDArray[Any]]:
-    """What a forward function takes as its axis, and x, which must have the lengths there."""
-    if axis is None:
-        return -len(shape), as_input(x, 1, -len(shape), shape)
-    array = as_array(x, len(shape))
-    lengths = tuple(array.shape[number] for number in check_axes(axis, array.ndim))
-    if lengths != shape:
-        raise ValueError(f"x: expected lengths {shape} on axes {axis}, got shape {array.shape}")
-    return axis, array
 
 
 class LayerNorm(FromKeras, ParameterConversions, Layer):

@@ -18,7 +18,7 @@ from cbnorm._axes import Channels, check_axes
 from cbnorm._calls import find_statistics, take_statistics
 from cbnorm._merge import QUIET, merge, merge_each, two_sum_error
 from cbnorm._plan import Plan
-from cbnorm._record import Record, check_count
+from cbnorm._record import Record, check_counts
 from cbnorm._results import float_dtypes, stored
 from cbnorm._standardize import standardized, unstandardized
 from cbnorm._weights import check_policy, count_by, count_places, refuse_nan
@@ -71,7 +71,7 @@ class Moments(Record):
     def __post_init__(self) -> None:
         """Convert, check and copy what was given."""
         mean = copy_numbers("mean", self.mean)
-        count = check_count(self.count, mean.shape)
+        count = check_counts(self.count, mean.shape)
         m2 = copy_numbers("m2", self.m2, mean.shape, "mean")
         check_nonnegative("m2", m2)
         mean_lo = np.zeros(mean.shape)
@@ -378,7 +378,7 @@ def standardize(
     axes = check_axes(axis, x.ndim)
     ddof = check_number("ddof", ddof, -math.inf, math.inf)
     view = Channels(x, axes)
-    plan = _counted(view, x, weights, nan_policy)
+    plan = _counted(view, x, weights, nan_policy, ddof)
     centred_x, pivot = _centred(view.arranged(x), plan)
     if pivot is not None:
         x = view.restored(centred_x.reshape(view.arranged(x).shape))
@@ -386,8 +386,8 @@ def standardize(
     degrees = view.count - ddof
 
     def find_plan(seen):
-        if plan.kinds == 5:
-            return _counted(seen, x, weights, nan_policy, ddof)
+        if plan.kinds == 5:  # the weights lie in the order of the view
+            return plan if seen is view else _counted(seen, x, weights, nan_policy, ddof)
         return seen.plan(count=degrees if degrees > 0 else math.nan)
 
     y, statistics, view = standardized(x, view, out, find_plan)

@@ -16,7 +16,7 @@ import math
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import cbnorm
 from cbnorm._arrays import as_input, as_numbers, check_number, check_out
@@ -289,33 +289,8 @@ class BatchNorm(cbnorm.BatchNorm):
 
     comm: Intracomm | None
 
-    def __init__(
-        self,
-        num_channels: int,
-        *,
-        axis: int = 1,
-        eps: float = 1e-5,
-        momentum: float | None = 0.9,
-        ddof: int = 0,
-        affine: bool | str = True,
-        frozen: bool = False,
-        nonfinite: str = "propagate",
-        dtype: DTypeLike = np.float32,
-        reuse_output: bool = False,
-        comm: Intracomm | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            axis=axis,
-            eps=eps,
-            momentum=momentum,
-            ddof=ddof,
-            affine=affine,
-            frozen=frozen,
-            nonfinite=nonfinite,
-            dtype=dtype,
-            reuse_output=reuse_output,
-        )
+    def __init__(self, num_channels: int, *, comm: Intracomm | None = None, **options: Any) -> None:
+        super().__init__(num_channels, **options)
         self.comm = comm
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

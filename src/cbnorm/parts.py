@@ -73,7 +73,7 @@ class GradientSums(Record):
 
     def __post_init__(self) -> None:
         """Convert, check and copy what was given."""
-        count = check_count(self.count, ())
+        count = check_count(self.count)
         dout = copy_numbers("dout", self.dout)
         dout_xhat = copy_numbers("dout_xhat", self.dout_xhat, dout.shape, "dout")
         self._fill(count=count, dout=dout, dout_xhat=dout_xhat)

@@ -140,8 +140,8 @@ cdef struct DoubleCall:
 
 
 cdef struct Passage:            # what of a call's arrays is widened, for a piece of a pass
-    double[PASSAGE] x
-    double[PASSAGE] dout
+    double[PASSAGE + 40] x      # so that no two of them share the sets of the cache
+    double[PASSAGE + 40] dout
     double[PASSAGE] out
 
 

@@ -170,8 +170,8 @@ cdef loop collect_columns_gradients(const Call *call, int thread, int threads) n
 
 cdef loop add_stored_gradients(const Call *call, const Task *task, double *sums) noexcept nogil:
     """The same of lines that are widened, four at a time."""
-    cdef double[1024] dout_room         # (4, TILE)
-    cdef double[1024] x_room
+    cdef double[FOUR_TILES] dout_room
+    cdef double[FOUR_TILES + SPREAD] x_room     # (see D of the design)
     cdef Py_ssize_t line, height, width = call.facts.columns.width, stride = call.facts.factor_stride
     factors = call.factors + task.left
     for line in range(0, task.height, 4):
@@ -179,7 +179,7 @@ cdef loop add_stored_gradients(const Call *call, const Task *task, double *sums)
         dout = call.dout
         x = call.x
         gather(&dout, task.start + line * width, width, height, task.width, call.facts.dout_storage, dout_room)
-        gather(&x, task.start + line * width, width, height, task.width, call.facts.x_storage, x_room)
+        gather(&x, task.start + line * width, width, height, task.width, call.facts.x_storage, x_room + SPREAD)
         add_gradients(dout, x, task.width, height, task.width, factors + MEAN_HI * stride, factors + MEAN_LO * stride,
                       factors + SCALE * stride, sums, sums + width, False)
 
@@ -243,26 +243,26 @@ cdef void keep_passage(const Call *call, const Call *own, Py_ssize_t start, Py_s
 
 
 cdef loop store_stored_columns(const Call *call, int thread, int threads) noexcept nogil:
-    """The second pass of columns that are widened: whole lines of a strip, or a part of one."""
+    """The second pass of columns that are widened: whole narrow lines of a strip, or a part of a wide one."""
     cdef Call own = call[0]
     cdef Passage rooms
     cdef const Columns *columns = &call.facts.columns
-    cdef Py_ssize_t row, start, done, size, lines, width = columns.width, stride = call.facts.factor_stride
+    cdef Py_ssize_t row, start, done, size, left, lines, width = columns.width, stride = call.facts.factor_stride
     cdef Py_ssize_t first = share(columns.tasks, thread, threads), last = share(columns.tasks, thread + 1, threads)
     cdef Task strip
     while last > first:
         strip = strip_before(columns, first, &last)
-        factors = call.factors + strip.left
-        lines = strip.size if strip.runs > 1 else max(<Py_ssize_t>1, PASSAGE // width) * width
+        lines = PASSAGE // width * width if strip.runs == 1 else 0
         for row in range(strip.runs):
             done = 0
             while done < strip.size:
-                size = min(lines, strip.size - done)
+                left = done % width if lines == 0 else 0        # of the columns of the strip
+                size = min(strip.size - done, lines if lines > 0 else min(<Py_ssize_t>PASSAGE, width - left))
                 start = strip.start + row * width + done
+                factors = call.factors + strip.left + left
                 see_passage(call, &own, &rooms, start, size)
-                if not call.facts.backward or call.facts.statistics_given:
-                    store_normalized_rows(own.dout if call.facts.backward else own.x, size, width, factors, stride,
-                                          own.out, own.facts.store)
+                if not call.facts.backward:
+                    store_normalized_rows(own.x, size, width, factors, stride, own.out, own.facts.store)
                 elif call.facts.walk == SAMPLES:
                     store_gradient_rows(own.dout, own.x, size, width, factors, stride, True, own.out, own.facts.store)
                 else:

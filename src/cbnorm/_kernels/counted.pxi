@@ -262,7 +262,7 @@ cdef loop counted_column_moments(
     cdef Tile total
     cdef Tile squares
     cdef Tile counts
-    cdef double[1024] of_rows           # (4, TILE)
+    cdef double[FOUR_TILES] of_rows
     cdef Tile most
     cdef Py_ssize_t[TILE] heaviest
     cdef Py_ssize_t i, j, row, rows = 1 if weights.rows_per_line == 1 else width // weights.channels
@@ -312,7 +312,7 @@ cdef loop collect_counted_columns(const Call *call, int thread, int threads) noe
     """The moments of a thread's tasks: partial (chunks, 4, width) mean, mean_lo, m2, count."""
     cdef const Facts *facts = &call.facts
     cdef const Columns *columns = &facts.columns
-    cdef double[1024] block             # (4, TILE)
+    cdef double[FOUR_TILES] block       # (4, TILE) mean, mean_lo, m2, count
     cdef double *sums
     cdef double *into
     cdef Py_ssize_t number, done, height, stride, j, width = columns.width

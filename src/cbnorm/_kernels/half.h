@@ -14,13 +14,13 @@
 
 enum cbnorm_storage {
     CBNORM_NATIVE, CBNORM_HALF, CBNORM_BRAIN, CBNORM_UINT8, CBNORM_INT8, CBNORM_UINT16, CBNORM_INT16,
-    CBNORM_UINT32, CBNORM_INT32
+    CBNORM_UINT32, CBNORM_INT32, CBNORM_BOOL
 };
 
 static inline size_t cbnorm_storage_size(int storage, size_t native) {
     switch (storage) {
     case CBNORM_NATIVE: return native;
-    case CBNORM_UINT8: case CBNORM_INT8: return 1;
+    case CBNORM_UINT8: case CBNORM_INT8: case CBNORM_BOOL: return 1;
     case CBNORM_UINT32: case CBNORM_INT32: return 4;
     default: return 2;
     }
@@ -124,6 +124,12 @@ static inline void cbnorm_narrow_brain(const float *from, uint16_t *to, ptrdiff_
         to[i] = cbnorm_float_to_brain(from[i]);
 }
 
+/* A bool may be any byte but 0. */
+#define CBNORM_WIDEN_BOOL(number) \
+    for (ptrdiff_t i = 0; i < size; i++) \
+        to[i] = (number)(((const uint8_t *)from)[i] != 0); \
+    break
+
 #define CBNORM_WIDEN(integer, number) \
     for (ptrdiff_t i = 0; i < size; i++) \
         to[i] = (number)((const integer *)from)[i]; \
@@ -134,6 +140,7 @@ static inline void cbnorm_widen_float(const void *from, int storage, float *rest
     switch (storage) {
     case CBNORM_HALF: cbnorm_widen_half((const uint16_t *)from, to, size); break;
     case CBNORM_BRAIN: cbnorm_widen_brain((const uint16_t *)from, to, size); break;
+    case CBNORM_BOOL: CBNORM_WIDEN_BOOL(float);
     case CBNORM_UINT8: CBNORM_WIDEN(uint8_t, float);
     case CBNORM_INT8: CBNORM_WIDEN(int8_t, float);
     case CBNORM_UINT16: CBNORM_WIDEN(uint16_t, float);
@@ -144,6 +151,7 @@ static inline void cbnorm_widen_float(const void *from, int storage, float *rest
 
 static inline void cbnorm_widen_double(const void *from, int storage, double *restrict to, ptrdiff_t size) {
     switch (storage) {
+    case CBNORM_BOOL: CBNORM_WIDEN_BOOL(double);
     case CBNORM_UINT8: CBNORM_WIDEN(uint8_t, double);
     case CBNORM_INT8: CBNORM_WIDEN(int8_t, double);
     case CBNORM_UINT16: CBNORM_WIDEN(uint16_t, double);

@@ -93,7 +93,9 @@ cdef Storage storage_of(array, int type_number) except *:
     given = cnp.PyArray_TYPE(<cnp.ndarray>array)
     if given == type_number:
         return NATIVE
-    if given == cnp.NPY_UINT8 or given == cnp.NPY_BOOL:
+    if given == cnp.NPY_BOOL:
+        return BOOL
+    if given == cnp.NPY_UINT8:
         return UINT8
     if given == cnp.NPY_INT8:
         return INT8

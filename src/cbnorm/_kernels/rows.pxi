@@ -77,8 +77,6 @@ cdef void see_rows(const Call *call, Call *own, Py_ssize_t first, Py_ssize_t las
     if call.out != NULL and facts.out_storage != NATIVE:
         own.out = call.rooms + 2 * facts.row_room - start
         own.facts.store = DIRECT
-    elif facts.store == IN_PLACE:
-        own.facts.store = DIRECT
 
 
 cdef void keep_rows(const Call *call, const Call *own, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

@@ -17,6 +17,7 @@
 
 cdef enum:
     TILE = 256      # most columns of a tile
+    FOUR_TILES = 4 * TILE   # numbers of four of its rows
     BLOCK = 128     # most rows of a tile
     LANES = 32      # independent sums along a run: enough for every build's vectors
     PIECE = 4096    # most numbers of runs that are centred together
@@ -143,7 +144,7 @@ cdef loop column_moments(
     cdef Tile squares
     cdef double one_by_count = 1.0 / height
     cdef Py_ssize_t i, j
-    cdef floating[1024] room            # (4, TILE)
+    cdef floating[FOUR_TILES] room
     cdef const floating *first = widened(x, stride, 1, width, storage, room, TILE)
     for j in range(width):
         pivot[j] = first[j]

@@ -17,9 +17,10 @@ cdef extern from "half.h" nogil:
         INT16 "CBNORM_INT16"
         UINT32 "CBNORM_UINT32"
         INT32 "CBNORM_INT32"
+        BOOL "CBNORM_BOOL"
 
 cdef enum:
-    PASSAGE = 2048      # most numbers that the second pass widens at a time: a line of a strip
+    PASSAGE = 2048      # most numbers that the second pass widens at a time
 
 
 cdef inline const floating *place(const floating *numbers, Py_ssize_t start, Storage storage) noexcept nogil:
